@@ -1,0 +1,136 @@
+// The contract between the replay loop and a simulated allocator.
+//
+// A backend is any type that models harness::Allocator. It sees requests, never trace files, and answers with
+// byte counts, never with reports. What it is handed was checked before: no double free, no unknown object.
+// harness/allocator.py is this file's Python twin; replay.hpp is the loop that drives a backend.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace harness {
+
+// One allocation that the program asks for.
+struct Request {
+  std::uint64_t size = 0;       // Bytes asked for.
+  std::uint32_t alignment = 0;  // A power of two, or 0 where the program did not ask for one.
+  std::uint16_t thread = 0;     // Dense: an ended thread's number is given to a later thread.
+  bool noscan = false;          // The object holds no pointers.
+  bool zeroed = false;          // calloc: the program relies on zeroes.
+};
+
+// The value of a part that a backend cannot know. Models know everything but, perhaps, metadata.
+inline constexpr std::int64_t kUnknown = -1;
+
+// Who holds each mapped byte. The nine parts add up to mapped; metadata stands beside them.
+struct Footprint {
+  std::int64_t live = 0;       // Slots of objects that the program still holds, rounding and headers included.
+  std::int64_t dead = 0;       // Slots that the program has released and no sweep has reached.
+  std::int64_t front_end = 0;  // Free slots of per-thread or per-P caches.
+  std::int64_t transfer = 0;   // Free slots in transfer caches.
+  std::int64_t central = 0;    // Free slots of spans in central lists.
+  std::int64_t tail = 0;       // Bytes of a span that no slot can use, in-span metadata included.
+  std::int64_t page_heap = 0;  // Free pages not given back to the OS.
+  std::int64_t released = 0;   // Pages given back to the OS, or mapped and never taken.
+  std::int64_t runtime = 0;    // What the allocator's own process holds and no event asked for.
+  std::int64_t mapped = 0;
+  std::int64_t metadata = kUnknown;  // Off-heap structures.
+
+  std::int64_t parts_sum() const {
+    return live + dead + front_end + transfer + central + tail + page_heap + released + runtime;
+  }
+};
+
+// One size class at one moment. The loop adds what the program asked for of it.
+struct ClassUse {
+  std::int64_t class_index = 0;  // The allocator's own number; 0 holds the objects that have a span of their own.
+  std::int64_t noscan = kUnknown;  // 1 or 0 where scan and noscan objects have spans apart.
+  std::int64_t slot_bytes = 0;     // 0 where every object has its own.
+  std::int64_t span_bytes = 0;     // 0 likewise.
+  std::int64_t spans = 0;
+  std::int64_t live_objects = 0;  // Slots that hold an object of the trace.
+  std::int64_t live_bytes = 0;
+  std::int64_t header_bytes = 0;  // Within live_bytes.
+  std::int64_t dead_bytes = 0;
+  std::int64_t front_end_bytes = 0;
+  std::int64_t transfer_bytes = 0;
+  std::int64_t central_bytes = 0;
+  std::int64_t tail_bytes = 0;
+};
+
+// Named counts, in the order in which they are printed.
+using Counters = std::vector<std::pair<std::string, std::int64_t>>;
+
+// A model's invariant does not hold: a bug in the model, said with its operands.
+class InvariantError : public std::logic_error {
+ public:
+  using std::logic_error::logic_error;
+};
+
+template <typename A>
+concept Allocator = requires(A a, const A& view, const Request& request, typename A::Block block) {
+  requires std::default_initializable<typename A::Block>;
+  static_cast<bool>(block);  // A null Block is a failed allocation.
+  { a.allocate(request) } -> std::same_as<typename A::Block>;
+  // The program is done with the block; the allocator decides when its memory comes back.
+  { a.release(block, request.thread) } -> std::same_as<void>;
+  // Called at stops and whenever committed_bytes() reaches a new maximum, so it must not walk the heap.
+  { view.footprint() } -> std::same_as<Footprint>;
+  // Both are read after every event: kept as they change.
+  { view.mapped_bytes() } -> std::same_as<std::uint64_t>;
+  { view.committed_bytes() } -> std::same_as<std::uint64_t>;
+};
+
+// What a backend may offer beyond that. The loop finds each by its presence.
+
+// Carries out realloc by the allocator's own rule; returns the block that now holds the object, or a null one
+// where it failed and the old block stands. Without it: allocate, then release the old block.
+template <typename A>
+concept Reallocates = requires(A a, typename A::Block block, const Request& request) {
+  { a.reallocate(block, request) } -> std::same_as<typename A::Block>;
+};
+
+// An explicit garbage collection.
+template <typename A>
+concept Collects = requires(A a) { a.collect(); };
+
+// A thread has ended; its number may come again for a new thread.
+template <typename A>
+concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread); };
+
+// Touches, for the hardware's sake, what a coming release of the block will read.
+template <typename A>
+concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
+
+// Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
+template <typename A>
+concept KeepsTime = requires(A a, std::int64_t time_ns) {
+  { a.next_deadline_ns() } -> std::same_as<std::int64_t>;
+  a.advance(time_ns);
+};
+
+// The model address of a block; none for an object that has no memory.
+template <typename A>
+concept Places = requires(const A& view, typename A::Block block) {
+  { view.placement(block) } -> std::same_as<std::optional<std::uint64_t>>;
+};
+
+template <typename A>
+concept Counts = requires(const A& view) {
+  { view.counters() } -> std::same_as<Counters>;
+};
+
+// Classes by row: class_row(block) is the row of classes() that the block belongs to.
+template <typename A>
+concept HasClasses = requires(const A& view, typename A::Block block) {
+  { view.class_row(block) } -> std::same_as<std::uint32_t>;
+  { view.class_rows() } -> std::same_as<std::uint32_t>;
+  { view.classes() } -> std::same_as<std::vector<ClassUse>>;
+};
+
+}  // namespace harness

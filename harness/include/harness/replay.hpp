@@ -1,0 +1,366 @@
+// The replay loop: every event of a trace, in order, against one allocator.
+//
+// A template, so that the backend's fast path is inlined: no indirect call, no Python, no lock and no clock
+// inside the loop. The batch was decoded, checked and renamed before (check.hpp), once for all allocators.
+// Sampling is data: a list of event indexes to stop after. Exact sums over events are kept here, as integers;
+// ratios are made of them in harness/metrics.py.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "harness/allocator.hpp"
+
+namespace harness {
+
+// The numbers of the trace format, harness-trace/1.
+enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
+
+// Part of a trace, as columns of one length. Slots and threads are dense: check.hpp renamed them.
+struct Events {
+  std::span<const std::uint8_t> op;
+  std::span<const std::uint16_t> thread;
+  std::span<const std::uint32_t> slot;
+  std::span<const std::uint64_t> size;       // Of a free: what its object had asked for.
+  std::span<const std::uint32_t> alignment;  // 0 = default.
+  std::span<const std::uint8_t> noscan;      // Of a free: its object's.
+  std::span<const std::uint16_t> owner;      // The thread that allocated the object.
+  std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
+  std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
+};
+
+// One stop. The order of the fields is SAMPLE_COLUMNS in harness/allocator.py.
+struct Sample {
+  std::int64_t live, dead, front_end, transfer, central, tail, page_heap, released, runtime, mapped, metadata;
+  std::int64_t peak_mapped, peak_committed;  // Maxima over the events since the last stop.
+};
+
+__extension__ using Uint128 = unsigned __int128;
+
+// Exact totals over every event fed so far.
+struct Totals {
+  Uint128 committed_sum = 0;
+  std::uint64_t peak_mapped = 0;
+  std::uint64_t peak_committed = 0;
+  std::uint64_t requested_at_peak_committed = 0;
+  std::uint64_t peak_committed_event = 0;  // First event of the maximum, counted from 0.
+  std::uint64_t committed_at_peak_requested = 0;
+  std::uint64_t peak_requested = 0;  // The maximum that committed_at_peak_requested belongs to.
+  std::uint64_t failed_allocations = 0;
+  Footprint peak_footprint;  // At peak_committed_event.
+};
+
+// Address of each allocation and moving realloc; an object without memory is left to be null.
+struct Placements {
+  std::vector<std::uint64_t> event;
+  std::vector<std::uint64_t> address;
+  std::vector<std::uint8_t> has_address;
+};
+
+template <Allocator A>
+class Replay {
+ public:
+  using Block = typename A::Block;
+
+  template <typename... Options>
+  explicit Replay(Options&&... options) : allocator_(std::forward<Options>(options)...) {
+    note_committed();
+    if constexpr (HasClasses<A>) {
+      requested_by_class_.resize(allocator_.class_rows());
+      allocations_by_class_.resize(allocator_.class_rows());
+    }
+  }
+
+  A& allocator() { return allocator_; }
+  const A& allocator() const { return allocator_; }
+  const Totals& totals() const { return totals_; }
+  std::uint64_t events() const { return events_; }
+
+  void record_placements(bool on) { placing_ = on; }
+  Placements take_placements() { return std::exchange(placements_, {}); }
+
+  // Replays a batch; a stop of k samples after the batch's first k events. Stops ascend.
+  std::vector<Sample> feed(const Events& events, std::span<const std::int64_t> stops) {
+    std::vector<Sample> samples;
+    samples.reserve(stops.size());
+    const std::size_t count = events.op.size();
+    std::size_t i = 0;
+    for (const std::int64_t stop : stops) {
+      if (stop < static_cast<std::int64_t>(i) || stop > static_cast<std::int64_t>(count)) {
+        throw InvariantError("stop " + std::to_string(stop) + " lies outside events " + std::to_string(i) +
+                             " to " + std::to_string(count) + " of the batch");
+      }
+      for (; i < static_cast<std::size_t>(stop); ++i) step(events, i);
+      if (i > 0) requested_now_ = events.requested[i - 1];
+      samples.push_back(take_sample());
+    }
+    for (; i < count; ++i) step(events, i);
+    if (count > 0) requested_now_ = events.requested[count - 1];
+    return samples;
+  }
+
+  // The classes at the stop with the most committed bytes so far, or now where there was no stop.
+  std::vector<ClassUse> class_uses() const
+    requires HasClasses<A>
+  {
+    return class_uses_.empty() ? allocator_.classes() : class_uses_;
+  }
+  std::vector<std::uint64_t> class_requested() const {
+    return class_uses_.empty() ? requested_by_class_ : class_requested_;
+  }
+  const std::vector<std::uint64_t>& class_allocations() const { return allocations_by_class_; }
+
+ private:
+  // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
+  static constexpr std::size_t kPrefetchBlock = 32;
+  static constexpr std::size_t kPrefetchTarget = 16;
+
+  void step(const Events& events, std::size_t i) {
+    prefetch(events, i);
+    if constexpr (KeepsTime<A>) {
+      if (!events.time_ns.empty() && events.time_ns[i] >= allocator_.next_deadline_ns()) {
+        allocator_.advance(events.time_ns[i]);
+      }
+    }
+    switch (static_cast<Op>(events.op[i])) {
+      case Op::kAlloc:
+      case Op::kCalloc:
+        allocate(events, i);
+        break;
+      case Op::kRealloc:
+        reallocate(events, i);
+        break;
+      case Op::kFree:
+        release(events, i);
+        break;
+      case Op::kGc:
+        if constexpr (Collects<A>) allocator_.collect();
+        break;
+      case Op::kThreadEnd:
+        if constexpr (EndsThreads<A>) allocator_.thread_end(events.thread[i]);
+        break;
+    }
+    note_event(events.requested[i] - failed_bytes_);
+  }
+
+  void prefetch(const Events& events, std::size_t i) const {
+    if (i + kPrefetchBlock < events.slot.size()) {
+      const std::uint32_t slot = events.slot[i + kPrefetchBlock];
+      if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
+    }
+    if constexpr (Prefetches<A>) {
+      if (i + kPrefetchTarget < events.slot.size()) {
+        const std::uint32_t slot = events.slot[i + kPrefetchTarget];
+        if (static_cast<Op>(events.op[i + kPrefetchTarget]) == Op::kFree && slot < blocks_.size()) {
+          allocator_.prefetch(blocks_[slot]);
+        }
+      }
+    }
+  }
+
+  static Request request_of(const Events& events, std::size_t i) {
+    return {.size = events.size[i],
+            .alignment = events.alignment[i],
+            .thread = events.thread[i],
+            .noscan = events.noscan[i] != 0,
+            .zeroed = static_cast<Op>(events.op[i]) == Op::kCalloc};
+  }
+
+  void allocate(const Events& events, std::size_t i) {
+    const std::uint32_t slot = events.slot[i];
+    if (slot >= blocks_.size()) blocks_.resize(slot + std::size_t{1});
+    const Block block = allocator_.allocate(request_of(events, i));
+    blocks_[slot] = block;
+    if (block) {
+      take(block, events.size[i]);
+    } else {
+      fall_short(slot, events.size[i]);
+    }
+    place(block);
+  }
+
+  void reallocate(const Events& events, std::size_t i) {
+    const std::uint32_t slot = events.slot[i];
+    const Block old = blocks_[slot];
+    const std::uint64_t held = object_size_before(events, i) - take_shortfall(slot);
+    const Request request = request_of(events, i);
+    if (old) untake(old, held);
+    Block block{};
+    if constexpr (Reallocates<A>) {
+      block = old ? allocator_.reallocate(old, request) : allocator_.allocate(request);
+    } else {
+      block = allocator_.allocate(request);
+      if (old && block) allocator_.release(old, request.thread);
+    }
+    if (block) {
+      take(block, request.size);
+      blocks_[slot] = block;
+    } else {
+      if (old) untake(old, std::uint64_t{0} - held);  // The program still holds the old block.
+      fall_short(slot, request.size - held);
+    }
+    if (moved(old, block)) place(block);
+  }
+
+  // What the object held before a realloc: the change of `requested` says it without a column of its own.
+  std::uint64_t object_size_before(const Events& events, std::size_t i) const {
+    const std::uint64_t before = i > 0 ? events.requested[i - 1] : requested_now_;
+    return before + events.size[i] - events.requested[i];
+  }
+
+  void release(const Events& events, std::size_t i) {
+    const std::uint32_t slot = events.slot[i];
+    const Block block = std::exchange(blocks_[slot], Block{});
+    const std::uint64_t held = events.size[i] - take_shortfall(slot);
+    if (!block) return;
+    untake(block, held);
+    allocator_.release(block, events.thread[i]);
+  }
+
+  void take(Block block, std::uint64_t size) {
+    if constexpr (HasClasses<A>) {
+      const std::uint32_t row = allocator_.class_row(block);
+      requested_by_class_[row] += size;
+      ++allocations_by_class_[row];
+    }
+  }
+
+  void untake(Block block, std::uint64_t size) {
+    if constexpr (HasClasses<A>) requested_by_class_[allocator_.class_row(block)] -= size;
+  }
+
+  // A failed allocation leaves its object with less than the trace says that it asked for. Differences are
+  // modulo 2^64, since a failed realloc may have asked for less than the old block holds.
+  void fall_short(std::uint32_t slot, std::uint64_t bytes) {
+    ++totals_.failed_allocations;
+    shortfalls_[slot] = bytes;
+    failed_bytes_ += bytes;
+  }
+
+  std::uint64_t take_shortfall(std::uint32_t slot) {
+    if (shortfalls_.empty()) return 0;
+    const auto found = shortfalls_.find(slot);
+    if (found == shortfalls_.end()) return 0;
+    const std::uint64_t bytes = found->second;
+    shortfalls_.erase(found);
+    failed_bytes_ -= bytes;
+    return bytes;
+  }
+
+  bool moved(Block old, Block block) const {
+    if constexpr (Places<A>) {
+      if (!old || !block) return true;
+      return allocator_.placement(old) != allocator_.placement(block);
+    }
+    return true;
+  }
+
+  void place(Block block) {
+    if constexpr (Places<A>) {
+      if (!placing_) return;
+      const std::optional<std::uint64_t> address = block ? allocator_.placement(block) : std::nullopt;
+      placements_.event.push_back(events_);
+      placements_.address.push_back(address.value_or(0));
+      placements_.has_address.push_back(address.has_value());
+    }
+  }
+
+  void note_event(std::uint64_t requested) {
+    const std::uint64_t committed = note_committed();
+    totals_.committed_sum += committed;
+    if (requested > totals_.peak_requested || events_ == 0) {
+      totals_.peak_requested = requested;
+      totals_.committed_at_peak_requested = committed;
+    }
+    if (committed > totals_.peak_committed || events_ == 0) {
+      totals_.peak_committed = committed;
+      totals_.requested_at_peak_committed = requested;
+      totals_.peak_committed_event = events_;
+      totals_.peak_footprint = allocator_.footprint();
+    }
+    ++events_;
+  }
+
+  std::uint64_t note_committed() {
+    const std::uint64_t mapped = allocator_.mapped_bytes();
+    const std::uint64_t committed = allocator_.committed_bytes();
+    recent_mapped_ = std::max(recent_mapped_, mapped);
+    recent_committed_ = std::max(recent_committed_, committed);
+    totals_.peak_mapped = std::max(totals_.peak_mapped, mapped);
+    return committed;
+  }
+
+  Sample take_sample() {
+    const Footprint now = allocator_.footprint();
+    check(now);
+    if constexpr (HasClasses<A>) {
+      if (class_uses_.empty() || now.mapped - now.released > class_committed_) {
+        class_committed_ = now.mapped - now.released;
+        class_uses_ = allocator_.classes();
+        class_requested_ = requested_by_class_;
+      }
+    }
+    const Sample sample{now.live,
+                        now.dead,
+                        now.front_end,
+                        now.transfer,
+                        now.central,
+                        now.tail,
+                        now.page_heap,
+                        now.released,
+                        now.runtime,
+                        now.mapped,
+                        now.metadata,
+                        static_cast<std::int64_t>(recent_mapped_),
+                        static_cast<std::int64_t>(recent_committed_)};
+    recent_mapped_ = allocator_.mapped_bytes();
+    recent_committed_ = allocator_.committed_bytes();
+    return sample;
+  }
+
+  // The partition, held in release builds too: a model that loses a byte must say so, not print a table.
+  void check(const Footprint& now) const {
+    const auto fail = [this](const char* what, std::int64_t found, std::int64_t expected) {
+      throw InvariantError("after event " + std::to_string(events_) + ": " + what + ": " +
+                           std::to_string(found) + " is not " + std::to_string(expected));
+    };
+    if (now.parts_sum() != now.mapped) fail("sum of the footprint's parts", now.parts_sum(), now.mapped);
+    if (now.mapped != static_cast<std::int64_t>(allocator_.mapped_bytes())) {
+      fail("mapped", now.mapped, static_cast<std::int64_t>(allocator_.mapped_bytes()));
+    }
+    if (now.mapped - now.released != static_cast<std::int64_t>(allocator_.committed_bytes())) {
+      fail("mapped - released", now.mapped - now.released,
+           static_cast<std::int64_t>(allocator_.committed_bytes()));
+    }
+    const auto requested = static_cast<std::int64_t>(requested_now_ - failed_bytes_);
+    if (requested > now.live) fail("requested bytes, at most live", requested, now.live);
+    const std::int64_t least = std::min({now.live, now.dead, now.front_end, now.transfer, now.central, now.tail,
+                                         now.page_heap, now.released, now.runtime});
+    if (least < 0) fail("smallest part of the footprint, at least", least, 0);
+  }
+
+  A allocator_;
+  std::vector<Block> blocks_;  // By slot.
+  Totals totals_;
+  std::uint64_t events_ = 0;
+  std::uint64_t requested_now_ = 0;
+  std::unordered_map<std::uint32_t, std::uint64_t> shortfalls_;  // By slot; empty but under a heap limit.
+  std::uint64_t failed_bytes_ = 0;                               // Their sum.
+  std::uint64_t recent_mapped_ = 0;
+  std::uint64_t recent_committed_ = 0;
+  std::vector<std::uint64_t> requested_by_class_;
+  std::vector<std::uint64_t> allocations_by_class_;
+  std::vector<ClassUse> class_uses_;
+  std::vector<std::uint64_t> class_requested_;
+  std::int64_t class_committed_ = 0;
+  bool placing_ = false;
+  Placements placements_;
+};
+
+}  // namespace harness
