@@ -29,7 +29,14 @@ ENTRY_POINT_GROUP = "harness.allocators"
 
 # The ops of harness-trace/1.
 ALLOC, CALLOC, REALLOC, FREE, GC, THREAD_END = range(1, 7)
-OP_NAMES = {ALLOC: "alloc", CALLOC: "calloc", REALLOC: "realloc", FREE: "free", GC: "gc", THREAD_END: "thread_end"}
+OP_NAMES = {
+    ALLOC: "alloc",
+    CALLOC: "calloc",
+    REALLOC: "realloc",
+    FREE: "free",
+    GC: "gc",
+    THREAD_END: "thread_end",
+}
 
 # An option in bytes; on the command line it may carry a unit: 512KiB, 4GiB.
 Bytes = NewType("Bytes", int)
@@ -219,7 +226,9 @@ def find(text: str) -> list[Spec]:
     name, _, rest = text.partition(":")
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in known:
-        raise AllocatorError(f"{name!r} is no allocator; there are {', '.join(sorted(known))} (see `harness list`)")
+        raise AllocatorError(
+            f"{name!r} is no allocator; there are {', '.join(sorted(known))} (see `harness list`)"
+        )
     factory = _load(known[name])
     options = {option.name: option for option in options_of(factory)}
     chosen: dict[str, list[Any]] = {}

@@ -1,6 +1,7 @@
 // No overhead at all: every object takes what it asked for and nothing else exists.
 //
-// The floor under every number in the table, and the smallest complete backend: copy this folder to start one.
+// The floor under every number in the table, and the smallest complete backend: copy this folder to start
+// one.
 #pragma once
 
 #include "harness/allocator.hpp"

@@ -29,8 +29,8 @@ inline constexpr std::int64_t kUnknown = -1;
 
 // Who holds each mapped byte. The nine parts add up to mapped; metadata stands beside them.
 struct Footprint {
-  std::int64_t live = 0;       // Slots of objects that the program still holds, rounding and headers included.
-  std::int64_t dead = 0;       // Slots that the program has released and no sweep has reached.
+  std::int64_t live = 0;  // Slots of objects that the program still holds, rounding and headers included.
+  std::int64_t dead = 0;  // Slots that the program has released and no sweep has reached.
   std::int64_t front_end = 0;  // Free slots of per-thread or per-P caches.
   std::int64_t transfer = 0;   // Free slots in transfer caches.
   std::int64_t central = 0;    // Free slots of spans in central lists.
@@ -48,7 +48,8 @@ struct Footprint {
 
 // One size class at one moment. The loop adds what the program asked for of it.
 struct ClassUse {
-  std::int64_t class_index = 0;  // The allocator's own number; 0 holds the objects that have a span of their own.
+  std::int64_t class_index =
+      0;  // The allocator's own number; 0 holds the objects that have a span of their own.
   std::int64_t noscan = kUnknown;  // 1 or 0 where scan and noscan objects have spans apart.
   std::int64_t slot_bytes = 0;     // 0 where every object has its own.
   std::int64_t span_bytes = 0;     // 0 likewise.

@@ -77,19 +77,20 @@ inline nb::dict to_python(const ClassUse& use, std::uint64_t requested, std::uin
   nb::dict result;
   result["class"] = nb::int_(use.class_index);
   result["noscan"] = use.noscan == kUnknown ? nb::object(nb::none()) : nb::object(nb::bool_(use.noscan != 0));
-  const std::pair<const char*, std::int64_t> columns[] = {{"slot_bytes", use.slot_bytes},
-                                                          {"span_bytes", use.span_bytes},
-                                                          {"spans", use.spans},
-                                                          {"allocations", static_cast<std::int64_t>(allocations)},
-                                                          {"live_objects", use.live_objects},
-                                                          {"requested_bytes", static_cast<std::int64_t>(requested)},
-                                                          {"live_bytes", use.live_bytes},
-                                                          {"header_bytes", use.header_bytes},
-                                                          {"dead_bytes", use.dead_bytes},
-                                                          {"front_end_bytes", use.front_end_bytes},
-                                                          {"transfer_bytes", use.transfer_bytes},
-                                                          {"central_bytes", use.central_bytes},
-                                                          {"tail_bytes", use.tail_bytes}};
+  const std::pair<const char*, std::int64_t> columns[] = {
+      {"slot_bytes", use.slot_bytes},
+      {"span_bytes", use.span_bytes},
+      {"spans", use.spans},
+      {"allocations", static_cast<std::int64_t>(allocations)},
+      {"live_objects", use.live_objects},
+      {"requested_bytes", static_cast<std::int64_t>(requested)},
+      {"live_bytes", use.live_bytes},
+      {"header_bytes", use.header_bytes},
+      {"dead_bytes", use.dead_bytes},
+      {"front_end_bytes", use.front_end_bytes},
+      {"transfer_bytes", use.transfer_bytes},
+      {"central_bytes", use.central_bytes},
+      {"tail_bytes", use.tail_bytes}};
   for (const auto& [name, value] : columns) result[name] = nb::int_(value);
   return result;
 }
@@ -125,7 +126,8 @@ nb::dict result_of(const Replay<A>& replay) {
   return result;
 }
 
-// Options are constructor parameters: bind_allocator<Slab, std::uint64_t>(m, "Slab", nb::arg("slab_bytes") = 4096).
+// Options are constructor parameters: bind_allocator<Slab, std::uint64_t>(m, "Slab", nb::arg("slab_bytes") =
+// 4096).
 template <Allocator A, typename... Options>
 nb::class_<Replay<A>> bind_allocator(nb::module_& m, const char* name, const auto&... options) {
   nb::class_<Replay<A>> bound(m, name);

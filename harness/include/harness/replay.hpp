@@ -340,8 +340,8 @@ class Replay {
     }
     const auto requested = static_cast<std::int64_t>(requested_now_ - failed_bytes_);
     if (requested > now.live) fail("requested bytes, at most live", requested, now.live);
-    const std::int64_t least = std::min({now.live, now.dead, now.front_end, now.transfer, now.central, now.tail,
-                                         now.page_heap, now.released, now.runtime});
+    const std::int64_t least = std::min({now.live, now.dead, now.front_end, now.transfer, now.central,
+                                         now.tail, now.page_heap, now.released, now.runtime});
     if (least < 0) fail("smallest part of the footprint, at least", least, 0);
   }
 

@@ -1,0 +1,400 @@
+"""Traces on disk and in batches: open, validate, read and write Parquet files of the format harness-trace/1.
+
+A reader decodes once and streams; a writer computes the digest and appears whole or not at all. Rows are checked
+by include/harness/check.hpp, so that a fault in a file never reaches an allocator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from harness.allocator import OP_NAMES, EventBatch
+from harness.errors import TraceError
+from harness.native._native import Checker, TraceFault
+
+SCHEMA = "harness-trace/1"
+METADATA_KEY = b"harness.trace"
+SITES_KEY = b"harness.sites"
+
+REQUIRED = {"op": pa.uint8(), "thread": pa.uint32(), "object": pa.uint64(), "size": pa.uint64()}
+OPTIONAL = {"alignment": pa.uint32(), "noscan": pa.bool_(), "time_ns": pa.int64(), "site": pa.uint32()}
+COLUMNS = REQUIRED | OPTIONAL
+
+# Rows of a batch: nine columns of it stay within a second-level cache, and a batch's overhead is lost in it.
+BATCH_EVENTS = 65_536
+_ROW_GROUP_EVENTS = 1 << 20
+
+RawColumns = dict[str, NDArray[Any]]
+
+
+class Noscan(NamedTuple):
+    """Which objects hold no pointers: the file's column, or a share of all objects."""
+
+    fraction: float = 0.0
+    override: bool = False
+
+    @classmethod
+    def parse(cls, text: str | None) -> Noscan:
+        """Return the choice that ``all``, ``none`` or a fraction means; ValueError for anything else."""
+        if text is None:
+            return cls()
+        fraction = {"all": 1.0, "none": 0.0}.get(text)
+        if fraction is None:
+            fraction = float(text)
+        if not 0 <= fraction <= 1:
+            raise ValueError(text)
+        return cls(fraction, override=True)
+
+    def assumption(self, has_column: bool) -> str | None:
+        """Say what was assumed, for a run's warnings."""
+        share = {0.0: "no object", 1.0: "every object"}.get(
+            self.fraction, f"{self.fraction:g} of the objects"
+        )
+        if self.override:
+            column = ", whatever its noscan column says" if has_column else ""
+            return f"{share} was taken to be noscan, as --noscan asks{column}"
+        if not has_column:
+            return "the trace has no noscan column: every object was taken to hold pointers (see --noscan)"
+        return None
+
+
+class TraceReader:
+    """A Parquet trace, opened and its schema checked; batches are read as they are asked for.
+
+    Raises TraceError where the file cannot be opened or is no trace.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(_source(path), memory_map=False)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{path}: {_reason(path, error)}") from error
+        self.schema = self._file.schema_arrow
+        self.events: int = self._file.metadata.num_rows
+        self.metadata = self._metadata()
+        self.columns = [name for name in COLUMNS if name in self.schema.names]
+        self._check_schema()
+
+    @property
+    def has_noscan(self) -> bool:
+        """Whether the file says which objects hold no pointers."""
+        return "noscan" in self.columns
+
+    @property
+    def sites(self) -> bytes | None:
+        """The allocation sites as the file holds them."""
+        stored: bytes | None = (self._file.metadata.metadata or {}).get(SITES_KEY)
+        return stored
+
+    def raw_batches(
+        self, batch_events: int = BATCH_EVENTS, columns: list[str] | None = None
+    ) -> Iterator[RawColumns]:
+        """Yield the file's columns as NumPy arrays, in order, unchecked but for types and nulls.
+
+        Raises TraceError at the first null, and where the file breaks off.
+        """
+        names = self.columns if columns is None else [name for name in self.columns if name in columns]
+        row = 0
+        try:
+            for batch in self._file.iter_batches(batch_size=batch_events, columns=names):
+                yield {name: self._to_numpy(name, batch.column(name), row) for name in names}
+                row += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{self.path}: row {row} or after: {_reason(self.path, error)}") from error
+        if row != self.events:
+            raise TraceError(
+                f"{self.path}: has {row} rows, expected the {self.events} that its footer promises"
+            )
+
+    def checked(self, noscan: Noscan = Noscan(), batch_events: int = BATCH_EVENTS) -> CheckedTrace:
+        """Return the trace as checked event batches."""
+        return CheckedTrace(self, noscan, batch_events)
+
+    def _metadata(self) -> dict[str, Any]:
+        stored = (self._file.metadata.metadata or {}).get(METADATA_KEY)
+        if stored is None:
+            return {}
+        try:
+            metadata = json.loads(stored)
+        except ValueError as error:
+            raise TraceError(f"{self.path}: metadata key harness.trace holds no JSON: {error}") from error
+        if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+            found = metadata.get("schema") if isinstance(metadata, dict) else metadata
+            raise TraceError(
+                f"{self.path}: metadata key harness.trace: found schema {found!r}, expected {SCHEMA!r}"
+            )
+        return metadata
+
+    def _check_schema(self) -> None:
+        for name in REQUIRED:
+            if name not in self.schema.names:
+                raise TraceError(
+                    f"{self.path}: column {name} is missing; expected {', '.join(REQUIRED)} "
+                    f"and found {', '.join(self.schema.names) or 'no column at all'}"
+                )
+        for name in self.columns:
+            found, expected = self.schema.field(name).type, COLUMNS[name]
+            named = name == "op" and pa.types.is_dictionary(found) and _is_text(found.value_type)
+            if found != expected and not named:
+                raise TraceError(
+                    f"{self.path}: column {name}: found type {found}, expected {expected}; "
+                    f"`harness convert` casts what can be cast"
+                )
+
+    def _to_numpy(self, name: str, column: pa.Array, first_row: int) -> NDArray[Any]:
+        if column.null_count:
+            row = first_row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise TraceError(f"{self.path}: row {row}, column {name}: found null, expected a value")
+        if name == "op" and pa.types.is_dictionary(column.type):
+            return self._op_numbers(column, first_row)
+        if pa.types.is_boolean(column.type):
+            column = column.cast(pa.uint8())
+        array: NDArray[Any] = column.to_numpy()
+        return array
+
+    def _op_numbers(self, column: pa.DictionaryArray, first_row: int) -> NDArray[np.uint8]:
+        numbers = {name: number for number, name in OP_NAMES.items()}
+        codes = np.array([numbers.get(name, 0) for name in column.dictionary.to_pylist()], np.uint8)
+        ops: NDArray[np.uint8] = codes[column.indices.to_numpy()]
+        if not ops.all():
+            at = int(np.flatnonzero(ops == 0)[0])
+            raise TraceError(
+                f"{self.path}: row {first_row + at}, column op: found {column[at].as_py()!r}, "
+                f"expected {', '.join(numbers)}"
+            )
+        return ops
+
+
+class CheckedTrace:
+    """The rows of a trace, checked, renamed and enriched; totals() is what the trace is, once it was read."""
+
+    def __init__(self, reader: TraceReader, noscan: Noscan, batch_events: int) -> None:
+        self.reader = reader
+        self.batch_events = batch_events
+        self._checker = Checker(noscan_fraction=noscan.fraction, override_noscan=noscan.override)
+
+    def __iter__(self) -> Iterator[EventBatch]:
+        """Yield every batch once, in order; TraceError at the first row that no program could have produced."""
+        for raw in self.reader.raw_batches(self.batch_events, [name for name in COLUMNS if name != "site"]):
+            yield self.check(raw)
+
+    def check(self, raw: RawColumns) -> EventBatch:
+        """Return the next raw batch as a checked one."""
+        try:
+            columns = self._checker.check(
+                raw["op"],
+                raw["thread"],
+                raw["object"],
+                raw["size"],
+                raw.get("alignment"),
+                raw.get("noscan"),
+                raw.get("time_ns"),
+            )
+        except TraceFault as fault:
+            raise TraceError(f"{self.reader.path}: {fault}") from fault
+        return EventBatch(*columns)
+
+    def totals(self) -> dict[str, int]:
+        """Return the counts and sums of what was read so far, in events, objects and bytes."""
+        return self._checker.totals()
+
+
+class TraceWriter:
+    """Writes a trace; the file appears, digest and all, when the block ends without an exception.
+
+    `optional` names the optional columns that every batch will carry.
+    """
+
+    # Ids and times grow and repeat in small steps: what delta encoding is for. The rest has few values.
+    _DELTA = ("object", "time_ns")
+    _COMPRESSION_LEVEL = 9
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        source: Mapping[str, Any],
+        object_ids: str = "slot",
+        synthetic: bool = False,
+        frees: str = "exact",
+        sizes: str = "exact",
+        optional: tuple[str, ...] = (),
+        sites: bytes | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.events = 0
+        names = [*REQUIRED, *(name for name in OPTIONAL if name in optional)]
+        self._schema = pa.schema([pa.field(name, COLUMNS[name], nullable=False) for name in names])
+        self._metadata: dict[str, Any] = {
+            "schema": SCHEMA,
+            "object": object_ids,
+            "source": dict(source),
+            "synthetic": synthetic,
+            "noscan": "known" if "noscan" in names else "unknown",
+            "sizes": sizes,
+            "frees": frees,
+            **(extra or {}),
+        }
+        self._sites = sites
+        self._hashes = {name: hashlib.sha256() for name in names}
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_events = 0
+        self._output = _AtomicOutput(path)
+        dictionary = [name for name in names if name not in self._DELTA]
+        try:
+            self._writer = pq.ParquetWriter(
+                self._output.stream,
+                self._schema,
+                compression="zstd",
+                compression_level=self._COMPRESSION_LEVEL,
+                use_dictionary=dictionary,
+                column_encoding={name: "DELTA_BINARY_PACKED" for name in self._DELTA if name in names},
+                write_statistics=False,
+                store_schema=False,
+            )
+        except BaseException:
+            self._output.discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self._flush()
+            self._writer.add_key_value_metadata(self._key_values())
+            self._writer.close()
+            self._output.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows; every column of the schema, of one length."""
+        arrays = []
+        for field in self._schema:
+            values = np.ascontiguousarray(columns[field.name])
+            self._hashes[field.name].update(values.astype(_digest_type(field.type), copy=False).data)
+            arrays.append(
+                pa.array(values.astype(bool, copy=False) if field.name == "noscan" else values, field.type)
+            )
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self.events += batch.num_rows
+        self._pending.append(batch)
+        self._pending_events += batch.num_rows
+        if self._pending_events >= _ROW_GROUP_EVENTS:
+            self._flush()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        self._output.discard()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_batches(self._pending), row_group_size=_ROW_GROUP_EVENTS)
+        self._pending, self._pending_events = [], 0
+
+    def _key_values(self) -> dict[str, str]:
+        # Of the columns' little-endian values, so that it does not depend on row groups or encodings.
+        whole = hashlib.sha256()
+        for name, digest in self._hashes.items():
+            whole.update(f"{name}:{digest.hexdigest()}\n".encode())
+        metadata = self._metadata | {"events": self.events, "digest": f"sha256:{whole.hexdigest()}"}
+        stored = {METADATA_KEY.decode(): json.dumps(metadata)}
+        if self._sites is not None:
+            stored[SITES_KEY.decode()] = self._sites.decode("ascii")
+        return stored
+
+
+class _AtomicOutput:
+    """A file that appears under its name only when it is whole, locally or at any URI that pyarrow opens."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._commit: Callable[[], None]
+        try:
+            if path == "-":
+                self.stream: Any = pa.PythonFile(sys.stdout.buffer, mode="w")
+                self._temporary, self._filesystem = None, None
+                return
+            self._filesystem, target = _filesystem(path)
+            self._target = target
+            folder, _, name = target.rpartition("/")
+            self._temporary = (
+                f"{folder}/.{name}.{secrets.token_hex(4)}" if folder else f".{name}.{secrets.token_hex(4)}"
+            )
+            self.stream = self._filesystem.open_output_stream(self._temporary)
+        except (OSError, pa.ArrowException) as error:
+            raise TraceError(f"{path}: cannot be written: {_reason(path, error)}") from error
+
+    def commit(self) -> None:
+        self.stream.close()
+        if self._filesystem is not None:
+            self._filesystem.move(self._temporary, self._target)
+
+    def discard(self) -> None:
+        with contextlib.suppress(Exception):
+            self.stream.close()
+        if self._filesystem is not None:
+            with contextlib.suppress(Exception):
+                self._filesystem.delete_file(self._temporary)
+
+
+def _digest_type(kind: pa.DataType) -> str:
+    return "u1" if pa.types.is_boolean(kind) else np.dtype(kind.to_pandas_dtype()).newbyteorder("<").str
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    if "://" in path:
+        filesystem, target = fs.FileSystem.from_uri(path)
+        return filesystem, target
+    return fs.LocalFileSystem(), os.path.abspath(path)
+
+
+def _source(path: str) -> Any:
+    if path == "-":
+        return pa.BufferReader(sys.stdin.buffer.read())
+    if "://" in path:
+        filesystem, target = _filesystem(path)
+        return filesystem.open_input_file(target)
+    return path
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Say in one line why a file could not be read or written, without Arrow's own vocabulary where it is known."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    text = " ".join(str(error).split())
+    if isinstance(error, IsADirectoryError) or "Is a directory" in text or os.path.isdir(path):
+        return "is a directory, expected a Parquet file"
+    if "magic bytes" in text or "too small to be a Parquet file" in text or "file size is 0 bytes" in text:
+        return "is not a whole Parquet file; expected a harness-trace/1 trace (`harness convert` reads other formats)"
+    if len(text) > 200:
+        text = text[:200] + "..."
+    return f"is damaged: {text}" if isinstance(error, pa.ArrowException) else text
