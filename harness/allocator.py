@@ -1,7 +1,7 @@
 """The contract between the replay engine and an allocator: what an allocator is handed and what it answers.
 
-The twin of include/harness/allocator.hpp and replay.hpp. An allocator is a class whose keyword-only options are
-its constructor's, whose first docstring line describes it, and which answers feed() and result(). Write
+The twin of include/harness/allocator.hpp and replay.hpp. An allocator is a class whose options are its
+constructor's keywords, whose first docstring line describes it, and which answers feed() and result(). Write
 allocate(), release() and footprint() in Python and Allocator derives the rest; write them in C++ and
 NativeAllocator wraps the bound class. An entry point in the group ``harness.allocators`` makes it known.
 """
@@ -84,8 +84,8 @@ class Footprint(NamedTuple):
 
 PARTS = Footprint._fields[:9]
 
-# Columns of what feed() returns, one row a stop; -1 is an unknown part. The peaks are the maxima over the events
-# since the last stop.
+# Columns of what feed() returns, one row a stop; -1 is an unknown part. The peaks are the maxima over the
+# events since the last stop.
 SAMPLE_COLUMNS = (*Footprint._fields, "peak_mapped", "peak_committed")
 
 
@@ -147,10 +147,12 @@ class Allocator(ABC):
         return moved
 
     def collect(self) -> None:
-        """Carry out an explicit garbage collection."""
+        """Carry out an explicit garbage collection; a manual allocator has nothing to do."""
+        return
 
     def thread_end(self, thread: int) -> None:
-        """Forget an ended thread."""
+        """Forget an ended thread; an allocator without state per thread has nothing to do."""
+        return
 
     def counters(self) -> dict[str, int]:
         """Return named counts."""
@@ -158,13 +160,13 @@ class Allocator(ABC):
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Replay a batch event by event, as include/harness/replay.hpp does."""
-        from harness.replaying import feed_python
+        from harness.loop import feed_python
 
         return feed_python(self, batch, stops)
 
     def result(self) -> dict[str, Any]:
         """Return the totals that feed() kept."""
-        from harness.replaying import result_python
+        from harness.loop import result_python
 
         return result_python(self)
 

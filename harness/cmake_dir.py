@@ -1,4 +1,4 @@
-"""`python -m harness.cmake_dir` prints the folder for CMAKE_PREFIX_PATH or -Dharness_DIR of a backend built elsewhere."""
+"""`python -m harness.cmake_dir` prints what a backend built elsewhere needs as -Dharness_DIR."""
 
 from pathlib import Path
 

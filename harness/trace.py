@@ -1,7 +1,7 @@
 """Traces on disk and in batches: open, validate, read and write Parquet files of the format harness-trace/1.
 
-A reader decodes once and streams; a writer computes the digest and appears whole or not at all. Rows are checked
-by include/harness/check.hpp, so that a fault in a file never reaches an allocator.
+A reader decodes once and streams; a writer computes the digest and appears whole or not at all. Rows are
+checked by include/harness/check.hpp, so that a fault in a file never reaches an allocator.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ class Noscan(NamedTuple):
         return None
 
 
+AS_IT_STANDS = Noscan()
+
+
 class TraceReader:
     """A Parquet trace, opened and its schema checked; batches are read as they are asked for.
 
@@ -120,7 +123,7 @@ class TraceReader:
                 f"{self.path}: has {row} rows, expected the {self.events} that its footer promises"
             )
 
-    def checked(self, noscan: Noscan = Noscan(), batch_events: int = BATCH_EVENTS) -> CheckedTrace:
+    def checked(self, noscan: Noscan = AS_IT_STANDS, batch_events: int = BATCH_EVENTS) -> CheckedTrace:
         """Return the trace as checked event batches."""
         return CheckedTrace(self, noscan, batch_events)
 
@@ -188,7 +191,7 @@ class CheckedTrace:
         self._checker = Checker(noscan_fraction=noscan.fraction, override_noscan=noscan.override)
 
     def __iter__(self) -> Iterator[EventBatch]:
-        """Yield every batch once, in order; TraceError at the first row that no program could have produced."""
+        """Yield every batch once, in order; TraceError at the first row that cannot be."""
         for raw in self.reader.raw_batches(self.batch_events, [name for name in COLUMNS if name != "site"]):
             yield self.check(raw)
 
@@ -254,7 +257,7 @@ class TraceWriter:
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
         self._pending_events = 0
-        self._output = _AtomicOutput(path)
+        self._output = AtomicOutput(path)
         dictionary = [name for name in names if name not in self._DELTA]
         try:
             self._writer = pq.ParquetWriter(
@@ -326,7 +329,7 @@ class TraceWriter:
         return stored
 
 
-class _AtomicOutput:
+class AtomicOutput:
     """A file that appears under its name only when it is whole, locally or at any URI that pyarrow opens."""
 
     def __init__(self, path: str) -> None:
@@ -348,11 +351,13 @@ class _AtomicOutput:
             raise TraceError(f"{path}: cannot be written: {_reason(path, error)}") from error
 
     def commit(self) -> None:
+        """Let the file appear."""
         self.stream.close()
         if self._filesystem is not None:
             self._filesystem.move(self._temporary, self._target)
 
     def discard(self) -> None:
+        """Leave nothing behind."""
         with contextlib.suppress(Exception):
             self.stream.close()
         if self._filesystem is not None:
@@ -385,7 +390,7 @@ def _source(path: str) -> Any:
 
 
 def _reason(path: str, error: Exception) -> str:
-    """Say in one line why a file could not be read or written, without Arrow's own vocabulary where it is known."""
+    """Say in one line why a file could not be read or written."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -394,7 +399,7 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, IsADirectoryError) or "Is a directory" in text or os.path.isdir(path):
         return "is a directory, expected a Parquet file"
     if "magic bytes" in text or "too small to be a Parquet file" in text or "file size is 0 bytes" in text:
-        return "is not a whole Parquet file; expected a harness-trace/1 trace (`harness convert` reads other formats)"
+        return "is not a whole Parquet file; expected a trace (`harness convert` reads other formats)"
     if len(text) > 200:
         text = text[:200] + "..."
     return f"is damaged: {text}" if isinstance(error, pa.ArrowException) else text

@@ -1,0 +1,359 @@
+"""The command line: parses, calls, prints; no logic of its own.
+
+Every import that costs time stands in its verb, so that `harness --help` loads neither pyarrow nor numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError
+
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+
+_format = click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 a check found a difference, 2 an error, said in one line."""
+    try:
+        status = cli.main(standalone_mode=False, prog_name="harness")
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "harness"
+        _fail(f"{error.format_message()} (see `{verb} --help`)")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except HarnessError as error:
+        _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # The reader of our output has gone; there is nobody to tell.
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"harness: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """Replay allocation traces through memory allocators and compare what each makes of the memory."""
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("-o", "--output", metavar="OUT.parquet", help="The trace to write  [default: PROGRAM.parquet].")
+@click.option("--follow-fork", is_flag=True, help="Record children too, each to a file of its own.")
+@click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
+@click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
+def record(
+    command: tuple[str, ...], output: str | None, follow_fork: bool, recover: str | None, quiet: bool
+) -> int:
+    """Run PROGRAM and record its allocations: harness record [-o OUT.parquet] -- PROGRAM ARGS..."""
+    from harness import recording
+
+    if recover is not None:
+        if command:
+            raise click.UsageError("--recover takes a raw file and runs no program")
+        written = recording.recover(recover, output)
+        if not quiet:
+            click.echo(f"harness: wrote {written}", err=True)
+        return 0
+    if not command:
+        raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
+    return recording.record(list(command), output, follow_fork=follow_fork, quiet=quiet)
+
+
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option("--from", "from_format", metavar="FORMAT", help="Format of IN  [default: by content and name].")
+@click.option("--to", "to_format", metavar="FORMAT", help="Format of OUT  [default: by name].")
+@click.option("--events", metavar="A:B", help="Only events A up to B, not included; either may be left out.")
+@click.option("--time", "time_s", metavar="A:B", help="Only the seconds A up to B from the first event.")
+@click.option("--threads", metavar="N,N", help="Only what these threads allocate, and what becomes of it.")
+def convert(
+    source: str,
+    target: str,
+    from_format: str | None,
+    to_format: str | None,
+    events: str | None,
+    time_s: str | None,
+    threads: str | None,
+) -> None:
+    """Canonicalise a trace, cut out a part, or translate between Parquet, CSV and JSON Lines."""
+    from harness.conversion import convert as run
+
+    with _progress("convert") as progress:
+        result = run(
+            source,
+            target,
+            from_format=from_format,
+            to_format=to_format,
+            events=_window(events, int, "--events"),
+            time_s=_window(time_s, float, "--time"),
+            threads=_numbers(threads, "--threads"),
+            progress=progress,
+        )
+    click.echo(f"harness: {target}: {result.events:,} events", err=True)
+    for warning in result.warnings:
+        click.echo(f"harness: note: {warning}", err=True)
+
+
+@cli.command()
+@click.argument("trace")
+@click.option(
+    "--format", "form", type=click.Choice(("table", "markdown", "json")), default="table", show_default=True
+)
+def inspect(trace: str, form: str) -> None:
+    """Say what a trace holds: events, threads, sizes, lifetimes."""
+    from harness.inspection import inspect as run
+
+    with _progress("inspect") as progress:
+        inspection = run(trace, progress)
+    if form == "json":
+        click.echo(json.dumps(inspection.as_dict(), indent=1))
+    else:
+        from harness.inspection_report import inspection_tables
+
+        click.echo(inspection_tables(inspection, form))
+
+
+@cli.command()
+@click.option("-o", "--output", required=True, metavar="OUT.parquet", help="The trace to write.")
+@click.option("--events", type=int, required=True, help="How many events.")
+@click.option("--live", type=int, default=100_000, show_default=True, help="Objects alive at a time.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same trace.")
+@click.option("--threads", type=int, default=1, show_default=True)
+@click.option(
+    "--remote-free", type=float, default=0.0, show_default=True, help="Share of frees on another thread."
+)
+@click.option(
+    "--noscan", type=float, default=0.5, show_default=True, help="Share of objects without pointers."
+)
+@click.option("--size-mu", type=float, default=4.5, show_default=True, help="Mean of the sizes' logarithm.")
+@click.option("--size-sigma", type=float, default=1.5, show_default=True, help="Its standard deviation.")
+def generate(output: str, **parameters: Any) -> None:
+    """Make a synthetic trace: log-normal sizes, exponential lifetimes."""
+    from harness.generation import generate as run
+
+    with _progress("generate", parameters["events"]) as progress:
+        run(output, progress=progress, **parameters)
+
+
+@cli.command()
+@click.argument("traces", nargs=-1, required=True)
+@click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
+)
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=200, show_default=True, help="Samples over the trace."
+)
+@click.option(
+    "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
+)
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+@click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
+@click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
+@click.option(
+    "--batch-events", type=click.IntRange(min=1), help="Events decoded at a time; changes no result."
+)
+def replay(
+    traces: tuple[str, ...],
+    allocators: tuple[str, ...],
+    samples: int,
+    noscan: str | None,
+    form: str,
+    output: str | None,
+    placements: str | None,
+    json_samples: bool,
+    batch_events: int | None,
+) -> int:
+    """Replay traces through allocators and compare fragmentation and waste."""
+    from harness.allocator import find
+    from harness.replay import Settings
+    from harness.replay import replay as run
+    from harness.results import Environment, TraceRuns
+    from harness.trace import BATCH_EVENTS, Noscan
+
+    specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+    if placements and len(specs) * len(traces) != 1:
+        raise click.UsageError("--placements needs one trace and one allocator: choose it with -a")
+    try:
+        chosen = Noscan.parse(noscan)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--noscan {noscan}: expected all, none or a fraction between 0 and 1"
+        ) from error
+    settings = Settings(samples, chosen, batch_events or BATCH_EVENTS, placements)
+    results: list[TraceRuns] = []
+    faults: list[HarnessError] = []
+    environment = Environment()
+    begin = time.perf_counter()
+    for trace in traces:
+        try:
+            with _progress(trace) as progress:
+                results.append(run(trace, specs, settings, progress))
+        except HarnessError as error:
+            faults.append(error)  # The other traces' results are kept.
+    environment.seconds = time.perf_counter() - begin
+    events = sum(result.trace["events"] for result in results) * len(specs)
+    if environment.seconds > 0 and events:
+        environment.replay_events_per_second = events / environment.seconds
+    if results:
+        _print(_replay_text(results, environment, form, json_samples), output)
+    for fault in faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults else 0
+
+
+def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) -> str:
+    if form == "json":
+        from harness.results import to_json
+
+        return to_json(results, environment, samples=json_samples) + "\n"
+    from harness import report
+
+    if form == "csv":
+        return report.comparison_csv(results)
+    return report.comparison(results, environment, form)
+
+
+@cli.command()
+@click.argument("allocator", metavar="NAME[:key=value,...]")
+@_format
+def classes(allocator: str, form: str) -> None:
+    """Print an allocator's size classes."""
+    from harness import report
+    from harness.allocator import find
+
+    spec = find(allocator)[0]
+    made = spec.create()
+    if not hasattr(made, "size_classes"):
+        raise HarnessError(f"{spec.name} has no size classes; those that have: {', '.join(_with_classes())}")
+    rows = made.size_classes()
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+    elif form == "csv":
+        click.echo(report.rows_csv(rows), nl=False)
+    else:
+        click.echo(report.class_table(rows, form))
+
+
+def _with_classes() -> list[str]:
+    from harness.allocator import registered
+
+    return [name for name, factory in registered().items() if hasattr(factory, "size_classes")]
+
+
+@cli.command("list")
+@_format
+def list_allocators(form: str) -> None:
+    """List the installed allocators with their options and defaults."""
+    from harness import report
+    from harness.allocator import description_of, options_of, registered
+
+    known = registered()
+    if form == "json":
+        listed = [
+            {
+                "name": name,
+                "version": factory.version,
+                "kind": getattr(factory, "kind", "model"),
+                "description": description_of(factory),
+                "options": [
+                    {"name": option.name, "default": option.default, "values": option.values}
+                    for option in options_of(factory)
+                ],
+            }
+            for name, factory in known.items()
+        ]
+        click.echo(json.dumps(listed, indent=1))
+        return
+    rows = [
+        {"allocator": name, "option": option.name, "default": option.default, "values": option.values}
+        for name, factory in known.items()
+        for option in options_of(factory)
+    ]
+    if form == "csv":
+        click.echo(report.rows_csv(rows), nl=False)
+        return
+    described = [[name, getattr(f, "kind", "model"), description_of(f)] for name, f in known.items()]
+    click.echo(report.table(described, ["allocator", "kind", "what it is"], form, left=3))
+    click.echo()
+    cells = [[str(value) for value in row.values()] for row in rows]
+    click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
+
+
+def _print(text: str, output: str | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    from harness.results import write_whole
+
+    write_whole(output, text)
+
+
+@contextmanager
+def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal once the work has lasted a second, and nothing on a pipe."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=" events",
+        unit_scale=True,
+        delay=1,
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+
+        def advance(events: int) -> None:
+            bar.update(events)
+
+        yield advance
+
+
+def _window(text: str | None, kind: type[int] | type[float], option: str) -> tuple[Any, Any] | None:
+    if text is None:
+        return None
+    try:
+        first, last = text.split(":")
+        window = (kind(first) if first else None, kind(last) if last else None)
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text}: expected A:B, A: or :B") from error
+    return window
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text}: expected numbers with commas between") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""One trace through many allocators: decodes once, feeds all of them, takes samples, returns runs.
+
+The models of one trace run on threads, in trace order each, with the GIL released; the next batch is decoded
+while they work. Memory does not grow with the length of the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import metrics
+from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec, description_of
+from harness.errors import AllocatorError, HarnessError
+from harness.placements import PlacementsWriter
+from harness.results import Run, TraceRuns
+from harness.trace import AS_IT_STANDS, BATCH_EVENTS, CheckedTrace, Noscan, TraceReader
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a replay is done, whatever the allocator."""
+
+    samples: int = 200
+    noscan: Noscan = AS_IT_STANDS
+    batch_events: int = BATCH_EVENTS
+    placements: str | None = None
+
+
+_DEFAULTS = Settings()
+
+
+def _ignore(events: int) -> None:
+    pass
+
+
+def replay(
+    path: str,
+    specs: Sequence[Spec],
+    settings: Settings = _DEFAULTS,
+    progress: Callable[[int], None] = _ignore,
+) -> TraceRuns:
+    """Replay a trace through every allocator; `progress` is called with the number of events just done.
+
+    Raises TraceError for a fault in the trace, AllocatorError where an allocator breaks its own invariant.
+    """
+    reader = TraceReader(path)
+    checked = reader.checked(settings.noscan, settings.batch_events)
+    runners = [_Runner(spec, settings) for spec in specs]
+    sampler = _Sampler(reader.events, settings.samples)
+    with ThreadPoolExecutor(len(runners) + 1) as pool:
+        try:
+            for runner in runners:
+                runner.start()
+            for batch in _read_ahead(checked, pool):
+                stops = sampler.take(batch)
+                fed = [pool.submit(runner.feed, batch, stops) for runner in runners]
+                for future in fed:
+                    future.result()
+                progress(len(batch.op))
+        except BaseException:
+            for runner in runners:
+                runner.abandon()
+            raise
+    totals = checked.totals()
+    warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
+    trace = {
+        "path": path,
+        "digest": reader.metadata.get("digest"),
+        "synthetic": reader.metadata.get("synthetic", False),
+        **totals,
+    }
+    return TraceRuns(trace, [runner.finish(totals, sampler, warnings) for runner in runners])
+
+
+def _read_ahead(checked: CheckedTrace, pool: Executor) -> Iterator[EventBatch]:
+    batches = iter(checked)
+    coming = pool.submit(next, batches, None)
+    while (batch := coming.result()) is not None:
+        coming = pool.submit(next, batches, None)
+        yield batch
+
+
+class _Sampler:
+    """Decides after which events to stop, and what of the trace belongs to each stop."""
+
+    def __init__(self, events: int, samples: int) -> None:
+        count = min(samples, events)
+        self.stops = np.array([(k + 1) * events // count for k in range(count)], np.int64)
+        self.columns: dict[str, list[int | None]] = {
+            "event": [],
+            "time_ns": [],
+            "requested": [],
+            "peak_requested": [],
+        }
+        self._done = 0
+        self._peak_requested = 0
+
+    def take(self, batch: EventBatch) -> NDArray[np.int64]:
+        """Return the next batch's stops as counts of its events."""
+        count = len(batch.op)
+        begin, end = np.searchsorted(self.stops, [self._done, self._done + count], side="right")
+        local: NDArray[np.int64] = self.stops[begin:end] - self._done
+        first = 0
+        for stop in local.tolist():
+            self._peak_requested = max(self._peak_requested, int(batch.requested[first:stop].max()))
+            self.columns["event"].append(self._done + stop)
+            self.columns["time_ns"].append(int(batch.time_ns[stop - 1]) if len(batch.time_ns) else None)
+            self.columns["requested"].append(int(batch.requested[stop - 1]))
+            self.columns["peak_requested"].append(self._peak_requested)
+            self._peak_requested = int(batch.requested[stop - 1])
+            first = stop
+        if first < count:
+            self._peak_requested = max(self._peak_requested, int(batch.requested[first:].max()))
+        self._done += count
+        return local
+
+
+class _Runner:
+    """One allocator in the middle of a replay."""
+
+    def __init__(self, spec: Spec, settings: Settings) -> None:
+        self.spec = spec
+        self.allocator = spec.create()
+        self.floor = Footprint()
+        self._samples: list[NDArray[np.int64]] = []
+        self._placements = (
+            PlacementsWriter(settings.placements, self.allocator) if settings.placements else None
+        )
+
+    def start(self) -> None:
+        """Take the floor: the footprint before the first event."""
+        rows = self._feed(_NO_EVENTS, np.zeros(1, np.int64))
+        self.floor = _footprint(rows[0].tolist())
+
+    def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> None:
+        """Replay the next batch."""
+        self._samples.append(self._feed(batch, stops))
+        if self._placements is not None:
+            self._placements.flush()
+
+    def _feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
+        try:
+            rows: NDArray[np.int64] = self.allocator.feed(batch, stops)
+        except HarnessError as error:
+            raise type(error)(f"{self.spec.label}: {error}") from error
+        except Exception as error:
+            raise AllocatorError(f"{self.spec.label}: the allocator failed: {error}") from error
+        return rows
+
+    def abandon(self) -> None:
+        """Leave no half-written file."""
+        if self._placements is not None:
+            self._placements.abandon()
+
+    def finish(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
+        """Return the run."""
+        if self._placements is not None:
+            self._placements.commit()
+        result: dict[str, Any] = self.allocator.result()
+        floor = self.floor._asdict()
+        if not totals["events"]:
+            result["peak_footprint"] = floor
+            result["peak_committed"] = metrics.committed_bytes(floor)
+        warnings = [*warnings, *getattr(self.allocator, "warnings", [])]
+        if result["failed_allocations"]:
+            warnings.append(f"{result['failed_allocations']:,} allocations failed")
+        return Run(
+            allocator=self.spec.name,
+            label=self.spec.label,
+            description=description_of(self.spec.factory),
+            version=self.allocator.version,
+            kind=getattr(self.allocator, "kind", "model"),
+            options=self.spec.options,
+            summary=metrics.summary(totals, result, floor),
+            footprint={"floor": floor, "peak": result["peak_footprint"], "end": result["end_footprint"]},
+            counters=result["counters"],
+            classes=metrics.with_shares(result["classes"]),
+            samples=sampler.columns | self._sample_columns(),
+            warnings=warnings,
+        )
+
+    def _sample_columns(self) -> dict[str, list[int | None]]:
+        rows = np.concatenate([np.empty((0, len(SAMPLE_COLUMNS)), np.int64), *self._samples])
+        return {
+            name: [None if value == _UNKNOWN else value for value in rows[:, i].tolist()]
+            for i, name in enumerate(SAMPLE_COLUMNS)
+        }
+
+
+def _footprint(row: list[int]) -> Footprint:
+    values = [None if value == _UNKNOWN else value for value in row[: len(PARTS) + 2]]
+    return Footprint(*values)
+
+
+_NO_EVENTS = EventBatch(
+    op=np.empty(0, np.uint8),
+    thread=np.empty(0, np.uint16),
+    slot=np.empty(0, np.uint32),
+    size=np.empty(0, np.uint64),
+    alignment=np.empty(0, np.uint32),
+    noscan=np.empty(0, np.uint8),
+    owner=np.empty(0, np.uint16),
+    time_ns=np.empty(0, np.int64),
+    requested=np.empty(0, np.uint64),
+)

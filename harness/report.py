@@ -1,0 +1,252 @@
+"""From runs to text: tables for the terminal, Markdown, LaTeX and CSV; JSON stands in results.py.
+
+Computes nothing but shares and units; the numbers are those of metrics.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tabulate
+
+from harness.results import Environment, Run, TraceRuns
+
+# Formats of a report by the name of tabulate's.
+TABULATE = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+tabulate.PRESERVE_WHITESPACE = True  # Rows within a row are indented.
+
+_NOTHING = "-"
+_CLASSES_SHOWN = 8
+
+Cell = Callable[[Any], str]
+
+
+def bytes_text(value: float | None) -> str:
+    """Return a number of bytes in the unit that people read."""
+    if value is None:
+        return _NOTHING
+    size = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TiB"
+
+
+def percent_text(value: float | None) -> str:
+    """Return a fraction as a percentage."""
+    return _NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def ratio_text(value: float | None) -> str:
+    """Return a ratio to three decimals."""
+    return _NOTHING if value is None else f"{value:.3f}"
+
+
+def count_text(value: float | None) -> str:
+    """Return a count with thousands apart."""
+    return _NOTHING if value is None else f"{value:,.0f}"
+
+
+# What the first table shows: heading, metric, unit.
+_SUMMARY: list[tuple[str, str, Cell]] = [
+    ("peak requested", "peak_requested_bytes", bytes_text),
+    ("peak committed", "peak_committed_bytes", bytes_text),
+    ("peak mapped", "peak_mapped_bytes", bytes_text),
+    ("mean requested", "mean_requested_bytes", bytes_text),
+    ("mean committed", "mean_committed_bytes", bytes_text),
+    ("fragmentation: peak / peak", "fragmentation_peak_ratio", ratio_text),
+    ("fragmentation: mean / mean", "fragmentation_mean", ratio_text),
+    ("fragmentation at peak requested", "fragmentation_at_peak_requested", ratio_text),
+    ("committed before the first event", "floor_committed_bytes", bytes_text),
+]
+
+# The second part: where the bytes are at the first event of most committed memory.
+_AT_PEAK: list[tuple[str, str]] = [
+    ("dead, not swept", "dead"),
+    ("front end (thread or P caches)", "front_end"),
+    ("transfer caches", "transfer"),
+    ("central lists", "central"),
+    ("span tails", "tail"),
+    ("page heap", "page_heap"),
+    ("runtime's own", "runtime"),
+]
+
+
+def comparison(results: Sequence[TraceRuns], environment: Environment, form: str) -> str:
+    """Return every trace's tables in one of the formats of TABULATE."""
+    parts = [text for result in results for text in _trace_tables(result, form)]
+    rate = environment.replay_events_per_second
+    if rate:
+        parts.append(
+            f"replayed in {environment.seconds:.2f} s: {rate / 1e6:.1f} M events/s "
+            f"over all allocators (this tool's speed, not an allocator's)"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison_csv(results: Sequence[TraceRuns]) -> str:
+    """Return one row per run, with every metric, footprint part and counter as a column; bytes are bytes."""
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        for run in result.runs:
+            row: dict[str, Any] = {
+                "trace": result.trace["path"],
+                "allocator": run.allocator,
+                "version": run.version,
+            }
+            row |= {f"option.{name}": value for name, value in run.options.items()}
+            row |= run.summary
+            for moment, parts in run.footprint.items():
+                row |= {f"{moment}.{name}_bytes": value for name, value in parts.items()}
+            row |= {f"counter.{name}": value for name, value in run.counters.items()}
+            rows.append(row)
+    return rows_csv(rows)
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; a column that a row lacks is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def class_table(rows: Sequence[Mapping[str, int | float]], form: str) -> str:
+    """Return an allocator's size classes as a table."""
+    headings = [_heading(name) for name in rows[0]]
+    cells = [[_class_cell(name, value) for name, value in row.items()] for row in rows]
+    return table(cells, headings, form)
+
+
+def table(cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0) -> str:
+    """Return cells as a table whose first `left` columns are text and whose others are numbers."""
+    align = ["left"] * left + ["right"] * (len(headings) - left)
+    return tabulate.tabulate(
+        cells, headings, TABULATE[form], disable_numparse=True, colalign=align if cells else None
+    )
+
+
+def _trace_tables(result: TraceRuns, form: str) -> list[str]:
+    trace, runs = result.trace, result.runs
+    texts = [_trace_line(trace), _summary_table(runs, form)]
+    legend = "\n".join(
+        f"{'- ' if form == 'markdown' else '  '}{run.label}: {run.description}" for run in runs
+    )
+    texts.append(legend)
+    for run in runs:
+        if run.classes:
+            texts.append(_classes_text(run, form))
+    warnings = dict.fromkeys(text for run in runs for text in run.warnings)
+    texts += [f"note: {text}" for text in warnings]
+    return texts
+
+
+def _trace_line(trace: Mapping[str, Any]) -> str:
+    kind = " (synthetic)" if trace["synthetic"] else ""
+    remote = percent_text(_share(trace["remote_frees"], trace["frees"]))
+    return (
+        f"{trace['path']}{kind}: {trace['events']:,} events, {trace['allocations']:,} allocations, "
+        f"{trace['frees']:,} frees ({remote} on another thread), "
+        f"{trace['threads']:,} threads, at most {trace['peak_live_objects']:,} objects live"
+    )
+
+
+def _summary_table(runs: Sequence[Run], form: str) -> str:
+    cells = [["", *(run.kind for run in runs)]]
+    cells += [[heading, *(text(run.summary[name]) for run in runs)] for heading, name, text in _SUMMARY]
+    cells.append(["at peak committed:", *("" for _ in runs)])
+    at_peak = [(run, run.summary["peak_committed_bytes"]) for run in runs]
+    requested = [_requested_at_peak(run) for run in runs]
+    cells.append(["  requested", *_with_shares(requested, at_peak)])
+    cells.append(["  rounding and headers", *_with_shares([_internal(run) for run in runs], at_peak)])
+    for heading, name in _AT_PEAK:
+        values = [run.footprint["peak"][name] for run in runs]
+        if any(values):
+            cells.append([f"  {heading}", *_with_shares(values, at_peak)])
+    released = [run.footprint["peak"]["released"] for run in runs]
+    cells.append(["  given back or never taken", *(bytes_text(value) for value in released)])
+    cells.append(
+        ["internal fragmentation", *(percent_text(run.summary["internal_fragmentation"]) for run in runs)]
+    )
+    cells.append(["front-end hits", *(percent_text(run.summary["front_end_hit_rate"]) for run in runs)])
+    if any("gc_cycles" in run.counters for run in runs):
+        cells.append(["GC cycles", *(count_text(run.counters.get("gc_cycles")) for run in runs)])
+    return table(cells, ["", *(run.label for run in runs)], form, left=1)
+
+
+def _requested_at_peak(run: Run) -> int | float | None:
+    committed, waste = run.summary["peak_committed_bytes"], run.summary["waste_bytes"]
+    return None if committed is None or waste is None else committed - waste
+
+
+def _internal(run: Run) -> int | float | None:
+    return run.summary["internal_waste_bytes"]
+
+
+def _with_shares(values: Sequence[float | None], at_peak: Sequence[tuple[Run, float | None]]) -> list[str]:
+    texts = []
+    for value, (_, committed) in zip(values, at_peak, strict=True):
+        share = _share(value, committed)
+        texts.append(bytes_text(value) + ("" if share is None else f" {100 * share:5.1f} %"))
+    return texts
+
+
+def _classes_text(run: Run, form: str) -> str:
+    rows = sorted(run.classes, key=lambda row: -int(row["waste_bytes"]))
+    shown = rows[:_CLASSES_SHOWN]
+    headings = [
+        "class",
+        "slot",
+        "allocations",
+        "live",
+        "requested",
+        "rounding",
+        "headers",
+        "dead",
+        "free slots",
+        "tails",
+    ]
+    cells = [
+        [
+            _class_name(row),
+            bytes_text(row["slot_bytes"]) if row["slot_bytes"] else "own span",
+            count_text(row["allocations"]),
+            count_text(row["live_objects"]),
+            bytes_text(row["requested_bytes"]),
+            bytes_text(row["rounding_bytes"]),
+            bytes_text(row["header_bytes"]),
+            bytes_text(row["dead_bytes"]),
+            bytes_text(row["front_end_bytes"] + row["transfer_bytes"] + row["central_bytes"]),
+            bytes_text(row["tail_bytes"]),
+            f"{bytes_text(row['waste_bytes'])} {100 * (row['waste_share'] or 0):5.1f} %",
+        ]
+        for row in shown
+    ]
+    title = (
+        f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, at the fullest sample"
+    )
+    return title + "\n\n" + table(cells, [*headings, "waste"], form, left=1)
+
+
+def _class_name(row: Mapping[str, Any]) -> str:
+    noscan = {None: "", True: " noscan", False: " scan"}[row["noscan"]]
+    return f"{row['class']}{noscan}"
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _heading(name: str) -> str:
+    return name.removesuffix("_bytes").replace("_", " ") + (" (B)" if name.endswith("_bytes") else "")
+
+
+def _class_cell(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
