@@ -209,15 +209,16 @@ class Option(NamedTuple):
         return _describe(self.annotation)
 
 
-def registered() -> dict[str, type[Any]]:
-    """Return the classes of every installed allocator by name, sorted.
-
-    AllocatorError where one cannot be loaded.
-    """
+def registered() -> tuple[dict[str, type[Any]], list[AllocatorError]]:
+    """Return every installed allocator's class by name, and the faults of those that do not load."""
     found: dict[str, type[Any]] = {}
+    faults = []
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
-        found[entry.name] = _load(entry)
-    return found
+        try:
+            found[entry.name] = _load(entry)
+        except AllocatorError as fault:
+            faults.append(fault)
+    return found, faults
 
 
 def find(text: str) -> list[Spec]:

@@ -263,17 +263,20 @@ def classes(allocator: str, form: str) -> None:
 def _with_classes() -> list[str]:
     from harness.allocator import registered
 
-    return [name for name, factory in registered().items() if hasattr(factory, "size_classes")]
+    return [name for name, factory in registered()[0].items() if hasattr(factory, "size_classes")]
 
 
 @cli.command("list")
 @_format
-def list_allocators(form: str) -> None:
+def list_allocators(form: str) -> int:
     """List the installed allocators with their options and defaults."""
     from harness import report
     from harness.allocator import description_of, options_of, registered
 
-    known = registered()
+    known, faults = registered()
+    for fault in faults:
+        click.echo(f"harness: {fault}", err=True)
+    status = 2 if faults else 0
     if form == "json":
         listed = [
             {
@@ -289,7 +292,7 @@ def list_allocators(form: str) -> None:
             for name, factory in known.items()
         ]
         click.echo(json.dumps(listed, indent=1))
-        return
+        return status
     rows = [
         {"allocator": name, "option": option.name, "default": option.default, "values": option.values}
         for name, factory in known.items()
@@ -297,12 +300,13 @@ def list_allocators(form: str) -> None:
     ]
     if form == "csv":
         click.echo(report.rows_csv(rows), nl=False)
-        return
+        return status
     described = [[name, getattr(f, "kind", "model"), description_of(f)] for name, f in known.items()]
     click.echo(report.table(described, ["allocator", "kind", "what it is"], form, left=3))
     click.echo()
     cells = [[str(value) for value in row.values()] for row in rows]
     click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
+    return status
 
 
 def _print(text: str, output: str | None) -> None:

@@ -1,0 +1,113 @@
+"""The formulas, on footprints of ten bytes, without native code."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import metrics
+
+PARTS = {
+    "live": 600,
+    "dead": 50,
+    "front_end": 100,
+    "transfer": 20,
+    "central": 30,
+    "tail": 10,
+    "page_heap": 90,
+    "released": 80,
+    "runtime": 20,
+    "mapped": 1000,
+    "metadata": None,
+}
+
+
+def test_a_moment_is_made_of_its_parts():
+    moment = metrics.at_moment(PARTS, requested=500, floor_committed=20)
+    assert moment["internal_waste_bytes"] == 100
+    assert moment["internal_fragmentation"] == pytest.approx(100 / 600)
+    assert moment["external_waste_bytes"] == 100 + 20 + 30 + 10 + 90
+    assert moment["garbage_bytes"] == 50
+    assert moment["waste_bytes"] == 920 - 500
+    assert moment["overhead"] == pytest.approx(420 / 500)
+    assert moment["overhead_above_floor"] == pytest.approx(400 / 500)
+    assert moment["efficiency"] == pytest.approx(500 / 920)
+
+
+def test_waste_is_internal_and_external_and_garbage_and_runtime():
+    moment = metrics.at_moment(PARTS, requested=500, floor_committed=0)
+    runtime = PARTS["runtime"]
+    parts = (moment["internal_waste_bytes"], moment["external_waste_bytes"], moment["garbage_bytes"], runtime)
+    assert sum(parts) == moment["waste_bytes"]
+
+
+def test_a_part_that_is_unknown_leaves_what_needs_it_unknown():
+    moment = metrics.at_moment(PARTS | {"front_end": None}, requested=500, floor_committed=0)
+    assert moment["external_waste_bytes"] is None
+    assert moment["waste_bytes"] == 420
+
+
+def test_a_ratio_over_nothing_is_nothing():
+    assert metrics.ratio(5, 0) is None
+    assert metrics.ratio(None, 5) is None
+    assert metrics.at_moment(PARTS, requested=0, floor_committed=0)["overhead"] is None
+
+
+def test_fragmentation_is_a_ratio_of_sums_and_of_maxima():
+    trace = {
+        "events": 4,
+        "allocations": 3,
+        "reallocations": 1,
+        "frees": 2,
+        "remote_frees": 1,
+        "peak_requested_bytes": 500,
+        "end_requested_bytes": 10,
+        "requested_sum": 1000,
+    }
+    result = {
+        "committed_sum": 1500,
+        "peak_mapped": 1000,
+        "peak_committed": 920,
+        "committed_at_peak_requested": 700,
+        "requested_at_peak_committed": 460,
+        "failed_allocations": 0,
+        "peak_footprint": PARTS,
+        "end_footprint": PARTS,
+        "counters": {"front_end_hits": 3},
+    }
+    summary = metrics.summary(trace, result, floor=PARTS)
+    assert summary["fragmentation_mean"] == 1.5
+    assert summary["fragmentation_peak_ratio"] == 920 / 500
+    assert summary["fragmentation_at_peak_requested"] == 700 / 500
+    assert summary["fragmentation_at_peak_committed"] == 2.0
+    assert summary["mean_committed_bytes"] == 375
+    assert summary["front_end_hit_rate"] == 0.75
+    assert summary["remote_free_rate"] == 0.5
+
+
+def test_classes_share_their_waste():
+    empty = {"spans": 1, "allocations": 1, "header_bytes": 0, "dead_bytes": 0, "transfer_bytes": 0}
+    rows = [
+        empty
+        | {
+            "live_bytes": 64,
+            "requested_bytes": 60,
+            "front_end_bytes": 10,
+            "central_bytes": 0,
+            "tail_bytes": 2,
+        },
+        empty
+        | {
+            "live_bytes": 32,
+            "requested_bytes": 32,
+            "front_end_bytes": 0,
+            "central_bytes": 48,
+            "tail_bytes": 0,
+        },
+        empty
+        | {"spans": 0, "allocations": 0}
+        | {"live_bytes": 0, "requested_bytes": 0, "front_end_bytes": 0, "central_bytes": 0, "tail_bytes": 0},
+    ]
+    shared = metrics.with_shares(rows)
+    assert [row["waste_bytes"] for row in shared] == [16, 48]
+    assert [row["waste_share"] for row in shared] == [0.25, 0.75]
+    assert shared[0]["rounding_bytes"] == 4

@@ -1,0 +1,256 @@
+"""Traces on disk: what is written is read, and a fault is one line with file, row and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import SMALL, columns, random_rows, write_trace
+
+from harness.allocator import ALLOC, FREE, GC, OP_NAMES, REALLOC, THREAD_END
+from harness.errors import TraceError
+from harness.trace import COLUMNS, AtomicOutput, Noscan, TraceReader, TraceWriter
+
+
+def checked(path, **options):
+    trace = TraceReader(str(path)).checked(**options)
+    batches = list(trace)
+    return trace.totals(), batches
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = write_trace(tmp_path / "t.parquet", SMALL, time_ns=range(6), noscan=[True, False] * 3)
+    reader = TraceReader(path)
+    (raw,) = reader.raw_batches()
+    for name, values in columns(SMALL, time_ns=range(6), noscan=[True, False] * 3).items():
+        np.testing.assert_array_equal(raw[name], values)
+    assert reader.metadata["schema"] == "harness-trace/1"
+    assert reader.metadata["noscan"] == "known"
+    assert reader.events == 6
+
+
+def test_the_row_of_a_free_carries_what_its_object_asked_for(tmp_path):
+    path = write_trace(tmp_path / "t.parquet", SMALL, noscan=[True, False, False, False, False, True])
+    totals, (batch,) = checked(path)
+    assert batch.size.tolist() == [100, 40_000, 24, 100, 8, 40_000]
+    assert batch.noscan.tolist() == [1, 0, 0, 1, 0, 0]
+    assert batch.owner.tolist() == [0, 0, 1, 0, 1, 0]
+    assert batch.requested.tolist() == [100, 40_100, 40_124, 40_024, 40_032, 32]
+    assert totals["remote_frees"] == 1
+    assert totals["peak_requested_bytes"] == 40_124
+    assert totals["peak_requested_event"] == 2
+    assert totals["end_live_objects"] == 2
+
+
+def test_ops_may_be_a_dictionary_of_names(tmp_path):
+    table = pa.table(columns(SMALL))
+    names = pa.array([OP_NAMES[op] for op, *_ in SMALL]).dictionary_encode()
+    pq.write_table(table.set_column(0, "op", names), tmp_path / "named.parquet")
+    (raw,) = TraceReader(str(tmp_path / "named.parquet")).raw_batches()
+    assert raw["op"].tolist() == [op for op, *_ in SMALL]
+
+
+def test_the_digest_is_of_the_content_and_not_of_its_batches(tmp_path):
+    rows = random_rows(1000)
+    whole = TraceReader(write_trace(tmp_path / "whole.parquet", rows)).metadata["digest"]
+    with TraceWriter(str(tmp_path / "parts.parquet"), source={}) as writer:
+        for i in range(0, len(rows), 7):
+            writer.write(columns(rows[i : i + 7]))
+    assert TraceReader(str(tmp_path / "parts.parquet")).metadata["digest"] == whole
+    other = write_trace(tmp_path / "other.parquet", [*rows, (ALLOC, 0, 10**6, 1)])
+    assert TraceReader(other).metadata["digest"] != whole
+
+
+def test_a_file_that_fails_half_way_does_not_appear(tmp_path):
+    path = write_trace(tmp_path / "t.parquet")
+    before = Path(path).read_bytes()
+    with pytest.raises(KeyError), TraceWriter(path, source={}) as writer:
+        writer.write(columns(SMALL) | {"size": columns(SMALL)["missing"]})
+    assert Path(path).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_a_folder_that_does_not_exist_is_one_line(tmp_path):
+    with pytest.raises(TraceError, match=r"cannot be written"):
+        AtomicOutput(str(tmp_path / "missing" / "t.parquet"))
+
+
+@given(
+    ids=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=50, unique=True),
+    order=st.randoms(use_true_random=False),
+)
+def test_sparse_ids_are_renamed_to_dense_slots(tmp_path_factory, ids, order):
+    rows = [(ALLOC, 0, i, 16) for i in ids]
+    freed = ids[:]
+    order.shuffle(freed)
+    rows += [(FREE, 0, i, 0) for i in freed] + [(ALLOC, 0, i, 16) for i in ids]
+    path = write_trace(tmp_path_factory.mktemp("ids") / "t.parquet", rows)
+    _, (batch,) = checked(path)
+    slots = batch.slot.tolist()
+    count = len(ids)
+    assert (
+        sorted(slots[:count])
+        == sorted(slots[count : 2 * count])
+        == sorted(slots[2 * count :])
+        == list(range(count))
+    )
+    of_id = dict(zip(ids, slots[:count], strict=True))
+    assert slots[count : 2 * count] == [of_id[i] for i in freed]
+
+
+def test_addresses_as_ids_live_and_die_in_any_number(tmp_path):
+    random = np.random.default_rng(1)
+    rows, live = [], []
+    for i in range(20_000):
+        if live and random.random() < 0.49:
+            rows.append((FREE, 0, live.pop(int(random.integers(len(live)))), 0))
+        else:
+            live.append(0x7F00_0000_0000 + 16 * i)
+            rows.append((ALLOC, 0, live[-1], 32))
+    totals, _ = checked(write_trace(tmp_path / "t.parquet", rows))
+    assert totals["end_live_objects"] == len(live)
+
+
+def test_a_thread_seen_again_after_its_end_is_a_new_thread(tmp_path):
+    rows = [(ALLOC, 5, 0, 8), (THREAD_END, 5, 0, 0), (ALLOC, 5, 1, 8), (FREE, 6, 0, 0)]
+    totals, (batch,) = checked(write_trace(tmp_path / "t.parquet", rows))
+    assert totals["threads"] == 3
+    assert batch.thread.tolist() == [0, 0, 0, 1]
+
+
+def test_realloc_keeps_its_object(tmp_path):
+    rows = [(ALLOC, 0, 3, 10), (REALLOC, 1, 3, 30), (FREE, 0, 3, 0)]
+    totals, (batch,) = checked(write_trace(tmp_path / "t.parquet", rows))
+    assert batch.requested.tolist() == [10, 30, 0]
+    assert batch.size.tolist() == [10, 30, 30]
+    assert totals["reallocations"] == 1
+    assert totals["remote_frees"] == 0
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_a_fraction_of_the_objects_is_noscan_and_always_the_same(tmp_path, fraction):
+    path = write_trace(tmp_path / "t.parquet", [(ALLOC, 0, i, 8) for i in range(4000)])
+    flags = [
+        np.concatenate([b.noscan for b in checked(path, noscan=Noscan(fraction, True), batch_events=size)[1]])
+        for size in (7, 4000)
+    ]
+    np.testing.assert_array_equal(*flags)
+    assert abs(flags[0].mean() - fraction) < 0.03
+
+
+BAD_ROWS = {
+    "unknown op": ([(9, 0, 0, 8)], {}, "row 0, column op: found 9, expected 1 alloc"),
+    "double free": (
+        [(ALLOC, 0, 4, 8), (FREE, 0, 4, 0), (FREE, 0, 4, 0)],
+        {},
+        "row 2, column object: free of object 4, which is not live",
+    ),
+    "free of unknown": ([(FREE, 0, 77, 0)], {}, "row 0, column object: free of object 77, which is not live"),
+    "realloc of unknown": ([(REALLOC, 0, 77, 8)], {}, "row 0, column object: realloc of object 77"),
+    "allocation over a live id": (
+        [(ALLOC, 0, 4, 8), (ALLOC, 0, 4, 8)],
+        {},
+        "row 1, column object: alloc of object 4, which is live",
+    ),
+    "2^63-byte request": ([(ALLOC, 0, 0, 2**63)], {}, "row 0, column size: found 9223372036854775808 bytes"),
+    "more than the address space in all": (
+        [(ALLOC, 0, i, 2**46) for i in range(3)],
+        {},
+        "row 1, column size: with these 70368744177664 bytes",
+    ),
+    "alignment that is no power of two": (
+        [(ALLOC, 0, 0, 8)],
+        {"alignment": [24]},
+        "row 0, column alignment: found 24, expected a power of two",
+    ),
+    "clock going back": (
+        [(ALLOC, 0, 0, 8), (FREE, 0, 0, 0)],
+        {"time_ns": [5, 4]},
+        "row 1, column time_ns: found 4 after 5",
+    ),
+    "too many threads": (
+        [(GC, i, 0, 0) for i in range(65_536)],
+        {},
+        "row 65535, column thread: more than 65,535 threads alive",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "optional", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+@pytest.mark.parametrize("batch_events", [1, 65_536])
+def test_a_row_that_no_program_could_produce_is_named(tmp_path, rows, optional, message, batch_events):
+    path = write_trace(tmp_path / "bad.parquet", rows, **optional)
+    with pytest.raises(TraceError) as caught:
+        checked(path, batch_events=batch_events)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def bad_file(tmp_path, kind):
+    path = tmp_path / f"{kind.replace(' ', '-')}.parquet"
+    table = pa.table(columns(SMALL))
+    match kind:
+        case "missing":
+            pass
+        case "not Parquet":
+            path.write_text("op,thread,object,size\n")
+        case "empty file":
+            path.write_bytes(b"")
+        case "truncated":
+            write_trace(path, random_rows(5000))
+            path.write_bytes(path.read_bytes()[:-2000])
+        case "folder":
+            path.mkdir()
+        case "missing column":
+            pq.write_table(table.drop_columns("object"), path)
+        case "wrong type":
+            pq.write_table(table.set_column(3, "size", table["size"].cast(pa.float64())), path)
+        case "null":
+            pq.write_table(table.set_column(3, "size", pa.array([1, 2, None, 4, 5, 6], pa.uint64())), path)
+        case "unknown name of an op":
+            names = pa.array(["alloc", "mmap", "free", "free", "free", "free"]).dictionary_encode()
+            pq.write_table(table.set_column(0, "op", names), path)
+        case "other schema":
+            pq.write_table(
+                table.replace_schema_metadata({"harness.trace": '{"schema": "harness-trace/9"}'}), path
+            )
+        case "damaged page":
+            write_trace(path, random_rows(5000))
+            data = bytearray(path.read_bytes())
+            data[200:2000] = b"\xff" * 1800
+            path.write_bytes(bytes(data))
+    return str(path)
+
+
+BAD_FILES = {
+    "missing": "no such file",
+    "not Parquet": "is not a whole Parquet file",
+    "empty file": "is not a whole Parquet file",
+    "truncated": "is not a whole Parquet file",
+    "folder": "is a directory",
+    "missing column": "column object is missing",
+    "wrong type": "column size: found type double, expected uint64",
+    "null": "row 2, column size: found null",
+    "unknown name of an op": "row 1, column op: found 'mmap', expected alloc, calloc",
+    "other schema": "found schema 'harness-trace/9', expected 'harness-trace/1'",
+    "damaged page": "row 0 or after: ",
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD_FILES.items(), ids=BAD_FILES)
+def test_a_file_that_is_no_trace_is_one_line(tmp_path, kind, message):
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(TraceError) as caught:
+        checked(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_every_column_of_the_format_has_a_type():
+    assert list(COLUMNS) == ["op", "thread", "object", "size", "alignment", "noscan", "time_ns", "site"]
