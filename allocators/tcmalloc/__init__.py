@@ -1,0 +1,140 @@
+"""TCMalloc as gperftools builds it: thread caches, transfer cache, central free lists, page heap."""
+
+import math
+from typing import Any, Literal
+
+from harness.allocator import Bytes, NativeAllocator
+from harness.errors import AllocatorError
+
+from ._tcmalloc import Options as _Options
+from ._tcmalloc import Tcmalloc as _Tcmalloc
+
+# MallocExtension::ReleaseFreeMemory() is ReleaseToSystem() with this many bytes.
+_ALL_BYTES = (1 << 63) - 1
+
+_PAGE_BYTES = 8192
+
+# A heap's address on x86-64 Linux: above the first metadata chunk, and room for the heap to grow.
+_LOWEST_HEAP_BASE = 1 << 24
+_HEAP_BASE_LIMIT = 1 << 47
+
+# The break of a small program without address randomisation, and 8 MiB of metadata above it.
+_HEAP_BASE = 0x5555_55D6_2000
+
+
+class Tcmalloc(NativeAllocator):
+    """gperftools' TCMalloc: size classes, thread caches, transfer cache, central free lists, page heap."""
+
+    def __init__(
+        self,
+        *,
+        version: Literal["2.10", "2.11", "2.12", "2.13", "2.14", "2.15", "2.16", "2.17", "2.18"] = "2.18",
+        transfer_num_objects: int = 512,
+        start: Literal["process", "bare"] = "process",
+        release_rate: float = 1.0,
+        max_total_thread_cache_bytes: Bytes = Bytes(32 << 20),
+        aggressive_decommit: bool = False,
+        heap_limit_mb: int = 0,
+        heap_base: int = _HEAP_BASE,
+    ) -> None:
+        _check("transfer_num_objects", transfer_num_objects, 2, (1 << 31) - 1)
+        _check("max_total_thread_cache_bytes", max_total_thread_cache_bytes, 0, _ALL_BYTES)
+        _check("heap_limit_mb", heap_limit_mb, 0, 1 << 27)
+        _check("heap_base", heap_base, _LOWEST_HEAP_BASE, _HEAP_BASE_LIMIT)
+        if heap_base % _PAGE_BYTES:
+            raise AllocatorError(f"tcmalloc: heap_base={heap_base} is no multiple of {_PAGE_BYTES}")
+        _check_rate(release_rate)
+        options = _Options()
+        options.minor = int(version.removeprefix("2."))
+        options.transfer_num_objects = transfer_num_objects
+        options.starts_as_process = start == "process"
+        options.release_rate = release_rate
+        options.max_total_thread_cache_bytes = max_total_thread_cache_bytes
+        options.aggressive_decommit = aggressive_decommit
+        options.heap_limit_mb = heap_limit_mb
+        options.heap_base = heap_base
+        super().__init__(_Tcmalloc(options=options))
+        self.version = f"gperftools {version}"
+        self._has_minimum_property = options.minor >= 16
+
+    def release_to_system(self, size_bytes: int) -> None:
+        """Return at least so many free bytes to the operating system (MallocExtension::ReleaseToSystem)."""
+        _check("release_to_system", size_bytes, 0, _ALL_BYTES)
+        self.native.release_to_system(size_bytes)
+
+    def release_free_memory(self) -> None:
+        """Return all free spans to the operating system (MallocExtension::ReleaseFreeMemory)."""
+        self.native.release_to_system(_ALL_BYTES)
+
+    def mark_thread_idle(self, thread: int) -> None:
+        """Empty and delete a thread's cache (MallocExtension::MarkThreadIdle)."""
+        _check("thread", thread, 0, 65_535)
+        self.native.mark_thread_idle(thread)
+
+    def set_release_rate(self, rate: float) -> None:
+        """Set how eagerly free pages go back to the operating system, 0 for never."""
+        _check_rate(rate)
+        self.native.set_release_rate(rate)
+
+    def set_property(self, name: str, value: int) -> None:
+        """Set a numeric property by the library's name, with or without ``tcmalloc.`` in front.
+
+        AllocatorError where this version has no such property or the value is negative.
+        """
+        setters = {
+            "max_total_thread_cache_bytes": self.native.set_max_total_thread_cache_bytes,
+            "aggressive_memory_decommit": lambda on: self.native.set_aggressive_memory_decommit(bool(on)),
+            "heap_limit_mb": self.native.set_heap_limit_mb,
+        }
+        if self._has_minimum_property:
+            setters["min_per_thread_cache_bytes"] = self.native.set_min_per_thread_cache_bytes
+        short_name = name.removeprefix("tcmalloc.")
+        if short_name not in setters:
+            raise AllocatorError(
+                f"{self.version} has no property {name!r} to set; it has {', '.join(sorted(setters))}"
+            )
+        _check(short_name, value, 0, _ALL_BYTES)
+        setters[short_name](value)
+
+    def properties(self) -> dict[str, int]:
+        """Return the library's numeric properties by its own names, bytes and counts."""
+        properties: dict[str, int] = self.native.properties()
+        return properties
+
+    def size_classes(self) -> list[dict[str, int | float]]:
+        """Return one row per size class from 1 on.
+
+        ``max_waste`` is the share of a span that is lost when each of its objects asked for one byte more
+        than the class below holds; ``batch_objects`` travel between the tiers at once.
+        """
+        rows: list[dict[str, int | float]] = []
+        below_bytes = 0
+        for number, each in enumerate(self.native.size_classes()):
+            if number > 0:
+                rows.append(_size_class(number, each, below_bytes))
+            below_bytes = each.object_bytes
+        return rows
+
+
+def _size_class(number: int, each: Any, below_bytes: int) -> dict[str, int | float]:
+    return {
+        "class": number,
+        "object_bytes": each.object_bytes,
+        "span_bytes": each.span_bytes,
+        "objects": each.span_objects,
+        "tail_waste_bytes": each.tail_waste_bytes,
+        "max_waste": 1 - each.span_objects * (below_bytes + 1) / each.span_bytes,
+        "batch_objects": each.batch_objects,
+        "transfer_slots": each.transfer_slots,
+        "transfer_slots_max": each.transfer_slots_max,
+    }
+
+
+def _check(name: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise AllocatorError(f"tcmalloc: {name}={value} lies outside {lowest} to {highest}")
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate < math.inf:
+        raise AllocatorError(f"tcmalloc: release_rate={rate} is no rate; it takes a finite number from 0 on")

@@ -1,0 +1,94 @@
+// A run of pages, and the handle of a block in it: what all tiers hand to each other.
+//
+// Spans live in one table and are named by their index in it, so that a block is eight bytes and no pointer
+// goes stale. Index 0 names no span.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace tcmalloc {
+
+using SpanIndex = std::uint32_t;
+
+// An object of a span. The class stands in it so that the thread caches need not look at the span.
+struct Block {
+  SpanIndex span = 0;
+  std::uint16_t object = 0;
+  std::uint8_t size_class = 0;  // 0 where the span holds one large object.
+  explicit operator bool() const { return span != 0; }
+};
+static_assert(sizeof(Block) == 8);
+
+// A chain of objects on its way between tiers, tail first: its head, which goes out first, is the last
+// element. So chains move by copying between the ends of stacks.
+using Chain = std::vector<Block>;
+
+struct Span {
+  enum class Location : std::uint8_t { kInUse, kNormal, kReturned };
+
+  std::uint64_t start_page = 0;  // Address / page size.
+  std::uint64_t pages = 0;
+  SpanIndex previous = 0;  // In the list that the span is on.
+  SpanIndex next = 0;
+  // Of a span of a size class. Its free list is the stack of objects that came back, and below it the objects
+  // never taken so far, in ascending order.
+  std::uint16_t* returned_objects = nullptr;
+  std::uint16_t returned_count = 0;
+  std::uint16_t first_untouched = 0;
+  std::uint16_t refcount = 0;  // Objects out of the span: in use, or in a cache.
+  std::uint8_t size_class = 0;
+  Location location = Location::kInUse;
+};
+
+// A doubly linked list through the spans of a table.
+struct SpanList {
+  SpanIndex first = 0;
+  SpanIndex last = 0;
+  bool empty() const { return first == 0; }
+};
+
+class SpanTable {
+ public:
+  SpanTable() : spans_(1) {}
+
+  Span& operator[](SpanIndex index) { return spans_[index]; }
+  const Span& operator[](SpanIndex index) const { return spans_[index]; }
+
+  // Moves the table when it is full: references to spans do not outlive this call.
+  SpanIndex create(std::uint64_t start_page, std::uint64_t pages) {
+    SpanIndex index;
+    if (unused_.empty()) {
+      index = static_cast<SpanIndex>(spans_.size());
+      spans_.emplace_back();
+    } else {
+      index = unused_.back();
+      unused_.pop_back();
+      spans_[index] = {};
+    }
+    spans_[index].start_page = start_page;
+    spans_[index].pages = pages;
+    return index;
+  }
+
+  void destroy(SpanIndex index) { unused_.push_back(index); }
+
+  void prepend(SpanList& list, SpanIndex index) {
+    spans_[index].previous = 0;
+    spans_[index].next = list.first;
+    (list.first ? spans_[list.first].previous : list.last) = index;
+    list.first = index;
+  }
+
+  void remove(SpanList& list, SpanIndex index) {
+    const Span& span = spans_[index];
+    (span.previous ? spans_[span.previous].next : list.first) = span.next;
+    (span.next ? spans_[span.next].previous : list.last) = span.previous;
+  }
+
+ private:
+  std::vector<Span> spans_;
+  std::vector<SpanIndex> unused_;
+};
+
+}  // namespace tcmalloc
