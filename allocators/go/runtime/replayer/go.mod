@@ -1,0 +1,3 @@
+module replayer
+
+go 1.22
