@@ -1,0 +1,87 @@
+"""The table of size classes is the installed library's, whatever number of objects it transfers at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from bisect import bisect_left
+
+import pytest
+
+from allocators.tcmalloc import Tcmalloc
+
+LIBRARY = "libtcmalloc_minimal.so.4"
+MAX_SIZE_BYTES = 262_144
+NALLOCX = f"""
+import ctypes
+library = ctypes.CDLL({LIBRARY!r})
+library.nallocx.restype = ctypes.c_size_t
+library.nallocx.argtypes = [ctypes.c_size_t, ctypes.c_int]
+print(*(library.nallocx(size, 0) for size in range({MAX_SIZE_BYTES} + 1)))
+"""
+
+
+@pytest.fixture
+def library():
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(f"{LIBRARY} is not installed: apt-get install libtcmalloc-minimal4")
+    return LIBRARY
+
+
+def usable_bytes_of_the_library(transfer_num_objects):
+    """What a malloc of each size makes usable, as a process with that setting says."""
+    environment = os.environ | {"TCMALLOC_TRANSFER_NUM_OBJ": str(transfer_num_objects)}
+    done = subprocess.run(
+        [sys.executable, "-c", NALLOCX], env=environment, capture_output=True, text=True, check=True
+    )
+    return [int(word) for word in done.stdout.split()]
+
+
+def object_bytes(transfer_num_objects):
+    model = Tcmalloc(transfer_num_objects=transfer_num_objects)
+    return [row["object_bytes"] for row in model.size_classes()]
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("transfer_num_objects", [32, 40, 512])
+def test_every_size_is_rounded_as_by_the_library(transfer_num_objects):
+    classes = object_bytes(transfer_num_objects)
+    model = [classes[bisect_left(classes, size)] for size in range(MAX_SIZE_BYTES + 1)]
+    assert model == usable_bytes_of_the_library(transfer_num_objects)
+
+
+# With class 0, which no size has, as the library counts.
+@pytest.mark.parametrize(
+    ("transfer_num_objects", "entries"), [(32, 86), (35, 86), (36, 87), (39, 87), (40, 88), (512, 88)]
+)
+def test_the_table_has_so_many_entries(transfer_num_objects, entries):
+    assert len(object_bytes(transfer_num_objects)) + 1 == entries
+
+
+def test_a_row_describes_its_spans():
+    rows = {row["object_bytes"]: row for row in Tcmalloc(transfer_num_objects=32).size_classes()}
+    assert rows[4608] == {
+        "class": 44,
+        "object_bytes": 4608,
+        "span_bytes": 3 * 8192,
+        "objects": 5,
+        "tail_waste_bytes": 1536,
+        "max_waste": 1 - 5 * 4097 / (3 * 8192),
+        "batch_objects": 14,
+        "transfer_slots": 16,
+        "transfer_slots_max": 16,
+    }
+
+
+@pytest.mark.parametrize("transfer_num_objects", [2, 32, 512, 32_768])
+def test_at_most_an_eighth_of_a_span_is_left_over(transfer_num_objects):
+    for row in Tcmalloc(transfer_num_objects=transfer_num_objects).size_classes():
+        assert row["objects"] * row["object_bytes"] + row["tail_waste_bytes"] == row["span_bytes"]
+        assert row["tail_waste_bytes"] <= row["span_bytes"] / 8
+        assert row["batch_objects"] <= transfer_num_objects
