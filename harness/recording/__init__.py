@@ -1,0 +1,5 @@
+"""Records the allocations of a running program: a library inside it, a converter, and what drives both."""
+
+from harness.recording.recorder import record, recover
+
+__all__ = ["record", "recover"]

@@ -1,0 +1,71 @@
+// Binds the converter of raw recordings to Python.
+#include "convert.hpp"
+#include "harness/bind.hpp"
+
+namespace {
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using harness::to_numpy;
+
+nb::object take(recording::Conversion& conversion, std::size_t max_rows, bool is_final) {
+  recording::Rows rows;
+  {
+    nb::gil_scoped_release unlocked;
+    rows = conversion.take(max_rows, is_final);
+  }
+  if (rows.op.empty()) return nb::none();
+  nb::dict columns;
+  columns["op"] = to_numpy(std::move(rows.op));
+  columns["thread"] = to_numpy(std::move(rows.thread));
+  columns["object"] = to_numpy(std::move(rows.object));
+  columns["size"] = to_numpy(std::move(rows.size));
+  columns["alignment"] = to_numpy(std::move(rows.alignment));
+  columns["time_ns"] = to_numpy(std::move(rows.time_ns));
+  return columns;
+}
+
+nb::dict header(const recording::Conversion& conversion) {
+  const raw_header& raw = conversion.file().header();
+  nb::dict result;
+  result["pid"] = raw.pid;
+  result["page_bytes"] = raw.page_bytes;
+  result["parent"] = nb::bytes(raw.parent, std::strlen(raw.parent));
+  result["parent_records"] = raw.parent_records;
+  result["command"] = nb::bytes(raw.command, raw.command_bytes);
+  return result;
+}
+
+nb::dict counts(const recording::Conversion& conversion) {
+  const recording::ConversionCounts& now = conversion.counts();
+  nb::dict result;
+  result["events"] = now.events;
+  result["threads"] = now.threads;
+  result["inherited_objects"] = now.inherited_objects;
+  result["unknown_frees"] = now.unknown_frees;
+  result["unknown_reallocations"] = now.unknown_reallocations;
+  result["unseen_frees"] = now.unseen_frees;
+  result["lost_records"] = now.lost_records;
+  return result;
+}
+
+std::string path_of(const nb::bytes& path) { return {path.c_str(), path.size()}; }
+
+}  // namespace
+
+NB_MODULE(_recording, m) {
+  nb::exception<recording::RawError>(m, "RawError");
+  m.attr("DISK_FULL") = static_cast<int>(RAW_DISK_FULL);
+  m.attr("FILE_LIMIT") = static_cast<int>(RAW_FILE_LIMIT);
+  m.attr("WINDOW_FULL") = static_cast<int>(RAW_WINDOW_FULL);
+  m.attr("FILE_LOST") = static_cast<int>(RAW_FILE_LOST);
+  nb::class_<recording::Conversion>(m, "Conversion")
+      .def("__init__", [](recording::Conversion* self,
+                          const nb::bytes& path) { new (self) recording::Conversion(path_of(path)); })
+      .def("inherit", [](recording::Conversion& self, const nb::bytes& path,
+                         std::uint64_t records) { self.inherit(path_of(path), records); })
+      .def("take", &take, "max_rows"_a, "is_final"_a)
+      .def("stopped", [](const recording::Conversion& self) { return self.file().stopped(); })
+      .def("header", &header)
+      .def("counts", &counts);
+}

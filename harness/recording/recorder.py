@@ -1,0 +1,380 @@
+"""Runs a program under the recording library, converts what it wrote, and recovers interrupted recordings.
+
+preload.c is the library inside the program, raw.h the raw file between the two, convert.hpp the converter.
+What a program must be to be recorded stands in program.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.errors import HarnessError
+from harness.recording.program import resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.recording._recording import Conversion
+
+LIBRARY = Path(__file__).parent / "libharness_record.so"
+RAW_SUFFIX = ".raw"
+
+# The library reads these; see preload.c.
+_OUTPUT_VARIABLE = "HARNESS_RECORD_OUTPUT"
+_FOLLOW_VARIABLE = "HARNESS_RECORD_FOLLOW"
+
+_BATCH_ROWS = 1 << 17
+_QUEUED_BATCHES = 8
+_POLL_SECONDS = 0.05
+
+# What a terminal or a supervisor sends to end the recording means the program.
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# The terminal sends these to the program as well; harness lives on to convert.
+_SURVIVED = (signal.SIGINT, signal.SIGQUIT)
+
+
+@dataclass
+class Recorded:
+    """What became of one raw file."""
+
+    path: str
+    counts: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return one line: events, threads, file size in bytes, bytes an event."""
+        events, threads = self.counts["events"], self.counts["threads"]
+        size_bytes = os.path.getsize(self.path)
+        return (
+            f"{self.path}: {events:,} events, {threads:,} {'thread' if threads == 1 else 'threads'}, "
+            f"{size_bytes:,} bytes, {size_bytes / events:.2f} bytes/event"
+        )
+
+
+def record(command: list[str], output: str | None, follow_fork: bool = False, quiet: bool = False) -> int:
+    """Run a command, write the trace of its allocations, and return the exit status to leave with.
+
+    Where the program died of a signal, so does this process, once the trace is written. Raises HarnessError
+    where the program cannot be recorded, before it is run.
+    """
+    path = output if output is not None else f"{os.path.basename(command[0])}.parquet"
+    program, command = resolve(command)
+    _check_output(path)
+    if not LIBRARY.exists():
+        raise HarnessError(f"{LIBRARY.name} is not installed beside the package; reinstall alloc-harness")
+    raw = path + RAW_SUFFIX
+    environment = dict(os.environ)
+    preload = environment.get("LD_PRELOAD")
+    environment["LD_PRELOAD"] = f"{LIBRARY}:{preload}" if preload else str(LIBRARY)
+    environment[_OUTPUT_VARIABLE] = os.path.abspath(path)
+    if follow_fork:
+        environment[_FOLLOW_VARIABLE] = "1"
+    sys.stdout.flush()
+    with _signals_for_the_program() as signals:
+        try:
+            process = subprocess.Popen(command, executable=program, env=environment)
+        except OSError as error:
+            raise HarnessError(f"{command[0]}: cannot be run: {error.strerror}") from error
+        signals.process = process
+        recorded = _convert_while_running(process, raw, path)
+        status = process.wait()
+    if recorded is None:
+        raise HarnessError(_nothing_recorded(command[0], raw, status))
+    traces = [recorded]
+    raws = [raw]
+    if follow_fork:
+        for child in _children_of(path):
+            if _is_alive(child):
+                recorded.warnings.append(
+                    f"{child} is still written to; once its process ended: `harness record --recover {child}`"
+                )
+                raws.clear()  # It may begin with what its parent's raw file tells.
+                continue
+            traces.append(_convert(child, child.removesuffix(RAW_SUFFIX)))
+            raws.append(child)
+    for done in raws:
+        _remove(done)
+    for trace in traces:
+        for warning in trace.warnings:
+            print(f"harness: {trace.path}: warning: {warning}", file=sys.stderr)
+        if not quiet:
+            print(f"harness: {trace.summary()}", file=sys.stderr)
+    if status < 0:
+        _die_of(-status)
+    return status
+
+
+def recover(raw: str, output: str | None = None) -> str:
+    """Make a trace of the raw file that an interrupted recording left behind; return the trace's path.
+
+    The raw file is deleted, unless its process still writes to it. Raises HarnessError where it is none.
+    """
+    path = output if output is not None else raw.removesuffix(RAW_SUFFIX)
+    if path == raw:
+        path = f"{raw}.parquet"
+    _check_folder(path)
+    recorded = _convert(raw, path)
+    for warning in recorded.warnings:
+        print(f"harness: {path}: warning: {warning}", file=sys.stderr)
+    if _is_alive(raw):
+        print(f"harness: {raw} stays: its process is still running", file=sys.stderr)
+    else:
+        _remove(raw)
+    return path
+
+
+# ---- Conversion -------------------------------------------------------------------------------------
+
+
+def _convert_while_running(process: subprocess.Popen[bytes], raw: str, path: str) -> Recorded | None:
+    """Convert behind the running program; None where the library never came to write a file."""
+    from harness.recording._recording import Conversion, RawError
+
+    while True:
+        ended = _has_ended(process)
+        if os.path.exists(raw):
+            # The file appears before its header does.
+            with contextlib.suppress(RawError):
+                conversion = Conversion(os.fsencode(raw))
+                break
+        if ended:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+    if _has_ended(process) and conversion.take(1, True) is None:
+        return None
+    return _write(Conversion(os.fsencode(raw)), path, process)
+
+
+def _convert(raw: str, path: str) -> Recorded:
+    """Convert a raw file that nobody writes to any more."""
+    return _write(_open_with_ancestors(raw), path, None)
+
+
+def _open_with_ancestors(raw: str) -> Conversion:
+    from harness.recording._recording import Conversion, RawError
+
+    folder = os.path.dirname(raw)
+    try:
+        conversion = Conversion(os.fsencode(raw))
+        ancestors: list[tuple[bytes, int]] = []
+        header = conversion.header()
+        while header["parent"]:
+            parent = os.path.join(os.fsencode(folder), header["parent"])
+            ancestors.append((parent, header["parent_records"]))
+            header = Conversion(parent).header()
+        for parent, records in reversed(ancestors):
+            conversion.inherit(parent, records)
+    except RawError as error:
+        raise HarnessError(f"{raw}: {error}") from error
+    return conversion
+
+
+def _write(conversion: Conversion, path: str, process: subprocess.Popen[bytes] | None) -> Recorded:
+    from harness.trace import TraceWriter
+
+    header = conversion.header()
+    arguments = [os.fsdecode(part) for part in header["command"].split(b"\0")[:-1]] or [""]
+    source = {
+        "program": os.path.basename(arguments[0]),
+        "arguments": arguments[1:],
+        "recorder": f"harness record {__version__}",
+        "page_bytes": header["page_bytes"],
+    }
+    with TraceWriter(
+        path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
+    ) as writer:
+        for columns in _batches(conversion, process):
+            writer.write(columns)
+    counts = conversion.counts()
+    return Recorded(path, counts, _warnings(counts, conversion.stopped()))
+
+
+def _batches(
+    conversion: Conversion, process: subprocess.Popen[bytes] | None
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Yield converted batches while a thread converts the next ones."""
+    from harness.recording._recording import RawError
+
+    batches: queue.Queue[dict[str, NDArray[Any]] | BaseException | None] = queue.Queue(_QUEUED_BATCHES)
+    abandoned = threading.Event()
+
+    def put(batch: dict[str, NDArray[Any]] | BaseException | None) -> None:
+        while not abandoned.is_set():
+            with contextlib.suppress(queue.Full):
+                batches.put(batch, timeout=_POLL_SECONDS)
+                return
+
+    def convert() -> None:
+        try:
+            while not abandoned.is_set():
+                ended = process is None or _has_ended(process)
+                columns = conversion.take(_BATCH_ROWS, ended)
+                if columns is not None:
+                    put(columns)
+                elif ended:
+                    break
+                if columns is None or (not ended and len(columns["op"]) < _BATCH_ROWS):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_POLL_SECONDS)  # type: ignore[union-attr]
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    worker = threading.Thread(target=convert, daemon=True)
+    worker.start()
+    try:
+        while (batch := batches.get()) is not None:
+            if isinstance(batch, RawError):
+                raise HarnessError(f"the raw file {batch}") from batch
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+    finally:
+        abandoned.set()
+        worker.join()
+
+
+def _warnings(counts: dict[str, int], stopped: int) -> list[str]:
+    from harness.recording import _recording
+
+    reasons = {
+        _recording.DISK_FULL: "the disk was full",
+        _recording.FILE_LIMIT: "the limit of the file size (ulimit -f) was reached",
+        _recording.WINDOW_FULL: "the limit of the address space (ulimit -v) left no more room",
+        _recording.FILE_LOST: "the program closed the raw file, which could not be opened again",
+    }
+    warnings = []
+    if stopped in reasons:
+        warnings.append(f"recording stopped before the program did: {reasons[stopped]}")
+    if counts["unseen_frees"]:
+        warnings.append(
+            f"{counts['unseen_frees']:,} frees were not seen and put in where the address came again"
+        )
+    if counts["lost_records"]:
+        warnings.append(f"{counts['lost_records']:,} events of threads that were killed are missing")
+    return warnings
+
+
+# ---- The program ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Signals:
+    """Where the signals that harness receives go; the program once it runs."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(self, number: int, _: FrameType | None) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+
+
+@contextlib.contextmanager
+def _signals_for_the_program() -> Iterator[_Signals]:
+    signals = _Signals()
+    kept = {number: signal.signal(number, signals.forward) for number in _FORWARDED}
+    # A handler rather than SIG_IGN, which the program would inherit.
+    kept |= {number: signal.signal(number, lambda *_: None) for number in _SURVIVED}
+    try:
+        yield signals
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is not None
+
+
+def _die_of(number: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # The program has left its own core.
+    with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to reset.
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _nothing_recorded(program: str, raw: str, status: int) -> str:
+    if os.path.exists(raw):
+        _remove(raw)
+        return (
+            f"{program}: no allocation was seen (exit status {status}): it makes none, or its allocator is "
+            f"linked into it, out of a preloaded library's reach"
+        )
+    return (
+        f"{program}: the recording library was not loaded or could not create {raw} (exit status {status}); "
+        f"no trace was written"
+    )
+
+
+# ---- Files ------------------------------------------------------------------------------------------
+
+
+def _check_output(path: str) -> None:
+    if path == "-" or "://" in path:
+        raise HarnessError(f"{path}: a recording goes to a local file; give -o OUT.parquet")
+    _check_folder(path)
+    raw = path + RAW_SUFFIX
+    if os.path.exists(raw):
+        raise HarnessError(
+            f"{raw} exists: another recording is writing it, or one was interrupted; "
+            f"`harness record --recover {raw}` makes a trace of it"
+        )
+
+
+def _check_folder(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise HarnessError(f"{path}: the directory {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise HarnessError(f"{path}: the directory {folder} cannot be written to")
+
+
+def _children_of(path: str) -> list[str]:
+    """The raw files of forked children and executed images, named by preload.c."""
+    folder, name = os.path.split(path)
+    suffix = ".parquet" + RAW_SUFFIX if name.endswith(".parquet") else RAW_SUFFIX
+    stem = name.removesuffix(".parquet")
+    found = []
+    for entry in os.listdir(folder or "."):
+        numbers = entry.removeprefix(f"{stem}.").removesuffix(suffix)
+        if entry == f"{stem}.{numbers}{suffix}" and numbers.replace(".", "").isdigit():
+            found.append(([int(number) for number in numbers.split(".")], os.path.join(folder, entry)))
+    return [child for _, child in sorted(found)]
+
+
+def _is_alive(raw: str) -> bool:
+    """Whether the process that writes a raw file still maps it."""
+    from harness.recording._recording import Conversion, RawError
+
+    try:
+        pid = Conversion(os.fsencode(raw)).header()["pid"]
+        file = os.stat(raw)
+        with open(f"/proc/{pid}/maps") as maps:
+            return any(line.split()[4:5] == [str(file.st_ino)] for line in maps)
+    except (OSError, RawError):
+        return False
+
+
+def _remove(raw: str) -> None:
+    # Emptied first: a forked child that lives on would keep the disk space of a deleted file.
+    with contextlib.suppress(OSError):
+        os.truncate(raw, 0)
+    with contextlib.suppress(OSError):
+        os.unlink(raw)
