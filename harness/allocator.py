@@ -183,7 +183,7 @@ class Spec:
     def label(self) -> str:
         """The name with the options that differ from their defaults."""
         defaults = {option.name: option.default for option in options_of(self.factory)}
-        changed = [f"{k}={v}" for k, v in self.options.items() if defaults[k] != v]
+        changed = [f"{name}={option_text(v)}" for name, v in self.options.items() if defaults[name] != v]
         return ":".join([self.name, ",".join(changed)] if changed else [self.name])
 
     def create(self) -> Any:
@@ -194,6 +194,11 @@ class Spec:
             raise
         except (ValueError, TypeError) as error:
             raise AllocatorError(f"{self.label}: {error}") from error
+
+
+def option_text(value: Any) -> str:
+    """Return an option's value as a user writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Option(NamedTuple):

@@ -271,7 +271,7 @@ def _with_classes() -> list[str]:
 def list_allocators(form: str) -> int:
     """List the installed allocators with their options and defaults."""
     from harness import report
-    from harness.allocator import description_of, options_of, registered
+    from harness.allocator import description_of, option_text, options_of, registered
 
     known, faults = registered()
     for fault in faults:
@@ -304,7 +304,7 @@ def list_allocators(form: str) -> int:
     described = [[name, getattr(f, "kind", "model"), description_of(f)] for name, f in known.items()]
     click.echo(report.table(described, ["allocator", "kind", "what it is"], form, left=3))
     click.echo()
-    cells = [[str(value) for value in row.values()] for row in rows]
+    cells = [[option_text(value) for value in row.values()] for row in rows]
     click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
     return status
 

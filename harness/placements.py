@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pyarrow as pa
@@ -46,4 +47,6 @@ class PlacementsWriter:
 
     def abandon(self) -> None:
         """Leave nothing behind."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._writer.close()
         self._output.discard()

@@ -54,11 +54,11 @@ class TestFind:
         specs = find("bump:limit=1|2|off,eager=true|false")
         assert [spec.label for spec in specs] == [
             "bump:limit=1",
-            "bump:limit=1,eager=False",
+            "bump:limit=1,eager=false",
             "bump:limit=2",
-            "bump:limit=2,eager=False",
+            "bump:limit=2,eager=false",
             "bump",
-            "bump:eager=False",
+            "bump:eager=false",
         ]
 
     @pytest.mark.parametrize(
