@@ -17,8 +17,6 @@ from harness.results import Environment, Run, TraceRuns
 # Formats of a report by the name of tabulate's.
 TABULATE = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
 
-tabulate.PRESERVE_WHITESPACE = True  # Rows within a row are indented.
-
 _NOTHING = "-"
 _CLASSES_SHOWN = 8
 
@@ -164,14 +162,14 @@ def _summary_table(runs: Sequence[Run], form: str) -> str:
     cells.append(["at peak committed:", *("" for _ in runs)])
     at_peak = [(run, run.summary["peak_committed_bytes"]) for run in runs]
     requested = [_requested_at_peak(run) for run in runs]
-    cells.append(["  requested", *_with_shares(requested, at_peak)])
-    cells.append(["  rounding and headers", *_with_shares([_internal(run) for run in runs], at_peak)])
+    cells.append(["· requested", *_with_shares(requested, at_peak)])
+    cells.append(["· rounding and headers", *_with_shares([_internal(run) for run in runs], at_peak)])
     for heading, name in _AT_PEAK:
         values = [run.footprint["peak"][name] for run in runs]
         if any(values):
-            cells.append([f"  {heading}", *_with_shares(values, at_peak)])
+            cells.append([f"· {heading}", *_with_shares(values, at_peak)])
     released = [run.footprint["peak"]["released"] for run in runs]
-    cells.append(["  given back or never taken", *(bytes_text(value) for value in released)])
+    cells.append(["given back or never taken", *(bytes_text(value) for value in released)])
     cells.append(
         ["internal fragmentation", *(percent_text(run.summary["internal_fragmentation"]) for run in runs)]
     )

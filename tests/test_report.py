@@ -82,7 +82,7 @@ def test_allocators_stand_side_by_side_and_align():
     assert peak.split() == ["peak", "committed", "1.00", "KiB", "4.00", "KiB"]
     assert len(peak) == len(table[1])
     (page_heap,) = (line for line in table if "page heap" in line)
-    assert page_heap.startswith("  page heap")
+    assert page_heap.startswith("· page heap")
     assert "50.0 %" in page_heap
     assert "87.5 %" in page_heap
     assert "central" not in text  # A tier that holds nothing anywhere has no row.
