@@ -79,14 +79,14 @@ def read(name: str, version: str) -> Recording:
 class _Script:
     """Turns the recorded script into events of a trace: NULL is no object, and objects have dense slots.
 
-    The recording's program keeps what malloc or realloc returned, NULL included. After a failed realloc it
-    has thus forgotten a block that is still allocated: its slot stays taken.
+    The recording's program keeps what malloc or realloc returned, NULL included, and so forgets an object
+    whose allocation failed. After a failed realloc its block is still allocated: the slot stays taken.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.calls: list[tuple[int, Row]] = []
-        self._slots: dict[int | None, int] = {}
+        self._slots: dict[int | None, int] = {}  # Of the objects that the program knows.
         self._sizes: list[int] = []
         self._unused: list[int] = []
         self._held = 0
@@ -96,9 +96,11 @@ class _Script:
             self.calls.append((len(self.events), row))
         elif row.op == "thread_end":
             self._append(THREAD_END, row, 0, 0)
-        elif row.op == "free" or (row.op == "realloc" and row.size == 0):
+        elif row.op == "free":
             if row.object in self._slots:
                 self._free(row, self._slots.pop(row.object))
+        elif row.op == "realloc" and row.size == 0 and row.object in self._slots:
+            self._free(row, self._slots.pop(row.object))
         else:
             self._allocate(row)
 
@@ -112,10 +114,10 @@ class _Script:
             self._sizes += [0] * (slot == len(self._sizes))
         self._resize(slot, row.size)
         self._append(op, row, slot, row.size)
-        if row.object is not None:
+        if row.address is not None:
             self._slots[row.object] = slot
-        if op == REALLOC and row.address is None:
-            del self._slots[row.object]
+        else:
+            self._slots.pop(row.object, None)
 
     def _free(self, row: Row, slot: int) -> None:
         size = self._sizes[slot]

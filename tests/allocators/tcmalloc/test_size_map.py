@@ -6,11 +6,12 @@ import ctypes
 import os
 import subprocess
 import sys
-from bisect import bisect_left
 
+import numpy as np
 import pytest
 
 from allocators.tcmalloc import Tcmalloc
+from harness.allocator import ALLOC, FREE, SAMPLE_COLUMNS, EventBatch
 
 LIBRARY = "libtcmalloc_minimal.so.4"
 MAX_SIZE_BYTES = 262_144
@@ -43,16 +44,31 @@ def usable_bytes_of_the_library(transfer_num_objects):
     return [int(word) for word in done.stdout.split()]
 
 
-def object_bytes(transfer_num_objects):
+def usable_bytes_of_the_model(transfer_num_objects):
+    """What is live while an object of each size is, by allocating and freeing it."""
+    sizes = np.arange(MAX_SIZE_BYTES + 1, dtype=np.uint64)
+    count = 2 * len(sizes)
+    is_alloc = np.arange(count) % 2 == 0
+    batch = EventBatch(
+        op=np.where(is_alloc, ALLOC, FREE).astype(np.uint8),
+        thread=np.zeros(count, np.uint16),
+        slot=np.zeros(count, np.uint32),
+        size=np.repeat(sizes, 2),
+        alignment=np.zeros(count, np.uint32),
+        noscan=np.zeros(count, np.uint8),
+        owner=np.zeros(count, np.uint16),
+        time_ns=np.zeros(0, np.int64),
+        requested=np.where(is_alloc, np.repeat(sizes, 2), np.uint64(0)),
+    )
     model = Tcmalloc(transfer_num_objects=transfer_num_objects)
-    return [row["object_bytes"] for row in model.size_classes()]
+    samples = model.feed(batch, np.arange(1, count, 2))
+    return samples[:, SAMPLE_COLUMNS.index("live")].tolist()
 
 
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("transfer_num_objects", [32, 40, 512])
 def test_every_size_is_rounded_as_by_the_library(transfer_num_objects):
-    classes = object_bytes(transfer_num_objects)
-    model = [classes[bisect_left(classes, size)] for size in range(MAX_SIZE_BYTES + 1)]
+    model = usable_bytes_of_the_model(transfer_num_objects)
     assert model == usable_bytes_of_the_library(transfer_num_objects)
 
 
@@ -61,7 +77,7 @@ def test_every_size_is_rounded_as_by_the_library(transfer_num_objects):
     ("transfer_num_objects", "entries"), [(32, 86), (35, 86), (36, 87), (39, 87), (40, 88), (512, 88)]
 )
 def test_the_table_has_so_many_entries(transfer_num_objects, entries):
-    assert len(object_bytes(transfer_num_objects)) + 1 == entries
+    assert len(Tcmalloc(transfer_num_objects=transfer_num_objects).size_classes()) + 1 == entries
 
 
 def test_a_row_describes_its_spans():
