@@ -10,7 +10,7 @@ from harness.errors import AllocatorError
 
 from ._go import Go as _Go
 from ._go import Options as _Options
-from ._go import size_class_table
+from ._go import SweepMode, size_class_table
 from .snapshot import Snapshot
 
 Version = Literal["1.22", "1.23", "1.24", "1.25", "1.26", "1.27"]
@@ -27,6 +27,8 @@ METADATA_BYTES = 4_000_000
 AUTO_PROCS = 8
 MAX_PROCS = 1024
 
+SWEEP_MODES = {"eager": SweepMode.EAGER, "lazy": SweepMode.LAZY, "stopped": SweepMode.STOPPED}
+
 SNAPSHOT_FOLDER = Path(__file__).parent / "snapshots"
 
 
@@ -41,7 +43,7 @@ class Go(NativeAllocator):
         memory_limit: Bytes | Literal["off"] = "off",
         procs: int | Literal["auto"] = "auto",
         greentea: Literal["auto", "on", "off"] = "auto",
-        sweep: Literal["eager", "lazy"] = "eager",
+        sweep: Literal["eager", "lazy", "stopped"] = "eager",
         scavenge: Literal["growth", "off"] = "growth",
         start: Literal["bare", "snapshot"] = "bare",
         snapshot: str = "",
@@ -49,7 +51,9 @@ class Go(NativeAllocator):
         stack_scan_bytes: Bytes | Literal["auto"] = "auto",
     ) -> None:
         if version not in get_args(Version):
-            raise AllocatorError(f"go: version={version} is not modelled; there are {', '.join(get_args(Version))}")
+            raise AllocatorError(
+                f"go: version={version} is not modelled; there are {', '.join(get_args(Version))}"
+            )
         self.version = version
         self._greentea = _has_greentea(version, greentea)
         begin = _start_snapshot(version, start, snapshot)
@@ -60,13 +64,17 @@ class Go(NativeAllocator):
             )
         options = _Options()
         options.gogc = -1 if gogc == "off" else _within("gogc", gogc, 0, 2**31 - 1)
-        options.memory_limit = 2**64 - 1 if memory_limit == "off" else _within("memory_limit", memory_limit, 1, 2**63 - 1)
+        options.memory_limit = (
+            2**64 - 1 if memory_limit == "off" else _within("memory_limit", memory_limit, 1, 2**63 - 1)
+        )
         options.procs = AUTO_PROCS if procs == "auto" else _within("procs", procs, 1, MAX_PROCS)
         options.greentea = self._greentea
-        options.lazy_sweep = _one_of("sweep", sweep, ("eager", "lazy")) == "lazy"
+        options.sweep = SWEEP_MODES[_one_of("sweep", sweep, tuple(SWEEP_MODES))]
         options.scavenge = _one_of("scavenge", scavenge, ("growth", "off")) == "growth"
         options.globals_scan_bytes = _chosen(
-            "globals_scan_bytes", globals_scan_bytes, begin.scalars["globals_scan"] if begin else GLOBALS_SCAN_BYTES
+            "globals_scan_bytes",
+            globals_scan_bytes,
+            begin.scalars["globals_scan"] if begin else GLOBALS_SCAN_BYTES,
         )
         options.stack_scan_bytes = _chosen(
             "stack_scan_bytes", stack_scan_bytes, begin.scalars["stack_scan"] if begin else STACK_SCAN_BYTES
@@ -127,7 +135,9 @@ def _start_snapshot(version: str, start: str, path: str) -> Snapshot | None:
 
 def _within(name: str, value: int, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise AllocatorError(f"go: {name}={value} is not understood; it takes an integer from {low} to {high}")
+        raise AllocatorError(
+            f"go: {name}={value} is not understood; it takes an integer from {low} to {high}"
+        )
     return value
 
 

@@ -47,12 +47,17 @@
 
 namespace go {
 
+// When a cycle's sweep runs. Eager: at once, by a background sweeper that is never late, after the pacer has
+// set the next goal. Lazy: by allocation alone. Stopped: at once and before the pacer
+// (GODEBUG=gcstoptheworld=2).
+enum class SweepMode : std::uint8_t { kEager, kLazy, kStopped };
+
 struct Options {
   std::int64_t gogc = 100;               // Negative: off.
   std::uint64_t memory_limit = kNoGoal;  // kNoGoal: off.
   std::uint32_t procs = 8;               // Ps at most; made as threads appear.
   bool greentea = true;
-  bool lazy_sweep = false;
+  SweepMode sweep = SweepMode::kEager;
   bool scavenge = true;
   std::uint64_t globals_scan_bytes = 0;
   std::uint64_t stack_scan_bytes = 0;
@@ -437,7 +442,7 @@ class Go {
     }
     cycle_history_.emplace_back(triggered, pacer_.heap_marked);
     sweeper_.begin();
-    if (!options_.lazy_sweep) {
+    if (options_.sweep == SweepMode::kStopped) {
       for (const auto& p : ps_) flush_mcache(*p);
       sweeper_.finish();
       free_work_buffers();
@@ -448,9 +453,13 @@ class Go {
                            heap_.retained_bytes());
     heap_.scavenger().next_generation();
     for (const auto& p : ps_) {
-      if (options_.lazy_sweep) flush_mcache(*p);
+      if (options_.sweep != SweepMode::kStopped) flush_mcache(*p);
       // Only the P that collects runs; idle ones give their pages back (mgc.go: gcMarkTermination, forEachP).
       if (p.get() != running_) heap_.flush_page_cache(p->page_cache);
+    }
+    if (options_.sweep == SweepMode::kEager) {
+      sweeper_.finish();
+      free_work_buffers();
     }
     renew_trigger();
   }
@@ -530,11 +539,12 @@ class Go {
   }
 
   Span& restore_span(const Snapshot::SpanRecord& record) {
-    Span& span = heap_.spans().make(record.manual ? SpanState::kManual : SpanState::kInUse, record.span_class,
-                                    record.manual ? 0 : record.nelems, !record.manual);
+    const bool manual = record.kind != Snapshot::kHeap;
+    Span& span = heap_.spans().make(manual ? SpanState::kManual : SpanState::kInUse, record.span_class,
+                                    manual ? 0 : record.nelems, !manual);
     span.base = record.base;
-    span.pages = record.pages;
-    if (!record.manual) {
+    span.pages = static_cast<std::uint32_t>(record.pages);
+    if (!manual) {
       const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(record.span_class))];
       span.element_bytes = entry.object_bytes == 0 ? span.bytes() : entry.object_bytes;
       span.sweepgen = sweeper_.sweepgen();
@@ -548,6 +558,7 @@ class Go {
       }
     }
     heap_.restore_span(span);
+    if (record.kind == Snapshot::kWorkBuffer) work_buffers_.push_back(&span);
     return span;
   }
 

@@ -101,7 +101,7 @@ class Mheap {
     ++counters_.spans_requested;
     Span& span = spans_.make(SpanState::kInUse, span_class, objects_per_span(span_class, greentea_), false);
     span.base = address_of(*base);
-    span.pages = pages;
+    span.pages = static_cast<std::uint32_t>(pages);
     const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
     span.element_bytes = entry.object_bytes == 0 ? pages * kPageBytes : entry.object_bytes;
     span.sweepgen = sweepgen;
@@ -117,7 +117,7 @@ class Mheap {
     if (!base) return nullptr;
     Span& span = spans_.make(SpanState::kManual, 0, 0, false);
     span.base = address_of(*base);
-    span.pages = pages;
+    span.pages = static_cast<std::uint32_t>(pages);
     manual_bytes_ += span.bytes();
     return &span;
   }

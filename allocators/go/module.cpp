@@ -13,13 +13,17 @@ namespace nb = nanobind;
 using Replay = harness::Replay<go::Go>;
 
 void bind_options(nb::module_& m) {
+  nb::enum_<go::SweepMode>(m, "SweepMode")
+      .value("EAGER", go::SweepMode::kEager)
+      .value("LAZY", go::SweepMode::kLazy)
+      .value("STOPPED", go::SweepMode::kStopped);
   nb::class_<go::Options>(m, "Options")
       .def(nb::init<>())
       .def_rw("gogc", &go::Options::gogc)
       .def_rw("memory_limit", &go::Options::memory_limit)
       .def_rw("procs", &go::Options::procs)
       .def_rw("greentea", &go::Options::greentea)
-      .def_rw("lazy_sweep", &go::Options::lazy_sweep)
+      .def_rw("sweep", &go::Options::sweep)
       .def_rw("scavenge", &go::Options::scavenge)
       .def_rw("globals_scan_bytes", &go::Options::globals_scan_bytes)
       .def_rw("stack_scan_bytes", &go::Options::stack_scan_bytes)
@@ -45,11 +49,12 @@ void bind_snapshot(nb::module_& m) {
       .def_rw("free_high_water", &Snapshot::free_high_water)
       .def_rw("scavenge_search", &Snapshot::scavenge_search)
       .def("add_span",
-           [](Snapshot& self, std::uint64_t base, std::uint64_t pages, bool manual, go::SpanClass span_class,
-              std::uint32_t nelems, std::uint32_t freeindex, std::uint32_t alloc_count,
-              std::uint32_t alloc_count_before_cache, std::vector<std::uint64_t> alloc_bits) {
-             self.spans.push_back({base, pages, manual, span_class, nelems, freeindex, alloc_count,
-                                   alloc_count_before_cache, std::move(alloc_bits)});
+           [](Snapshot& self, std::uint64_t base, std::uint64_t pages, std::uint8_t kind,
+              go::SpanClass span_class, std::uint32_t nelems, std::uint32_t freeindex,
+              std::uint32_t alloc_count, std::uint32_t alloc_count_before_cache,
+              std::vector<std::uint64_t> alloc_bits) {
+             self.spans.push_back({base, pages, static_cast<Snapshot::SpanKind>(kind), span_class, nelems,
+                                   freeindex, alloc_count, alloc_count_before_cache, std::move(alloc_bits)});
            })
       .def("add_processor",
            [](Snapshot& self, std::uint64_t base, std::uint64_t cache, std::uint64_t scavenged,

@@ -21,7 +21,6 @@ enum class SpanState : std::uint8_t { kDead, kInUse, kManual };
 
 struct alignas(64) Span {
   std::uint64_t base = 0;
-  std::uint64_t pages = 0;
   std::uint64_t element_bytes = 0;
   // Bitmaps of words() words each: allocated as the last sweep left it, held by the program, marked by the
   // last cycle, and in start-up spans held by the process itself. Off-heap in Go, and of no account in the
@@ -29,6 +28,7 @@ struct alignas(64) Span {
   std::uint64_t* bits = nullptr;
   std::uint8_t* holders = nullptr;  // Tiny span class: objects of the program in each slot.
   std::uint32_t index = 0;          // In the span table.
+  std::uint32_t pages = 0;
   // Against the heap's, h: h - 2 unswept, h swept, h + 1 cached before the sweep began, h + 3 swept and
   // cached.
   std::uint32_t sweepgen = 0;
@@ -74,6 +74,8 @@ struct alignas(64) Span {
     return slot;
   }
 };
+
+static_assert(sizeof(Span) == 64, "a death touches one line of its span");
 
 inline bool test_bit(std::span<const std::uint64_t> bits, std::uint32_t i) {
   return bits[i / 64] >> (i % 64) & 1;

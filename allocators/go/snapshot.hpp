@@ -13,10 +13,13 @@
 namespace go {
 
 struct Snapshot {
+  // What a span is for; those of stacks and work buffers have no slots.
+  enum SpanKind : std::uint8_t { kHeap, kStack, kWorkBuffer };
+
   struct SpanRecord {
     std::uint64_t base = 0;
     std::uint64_t pages = 0;
-    bool manual = false;
+    SpanKind kind = kHeap;
     SpanClass span_class = 0;
     std::uint32_t nelems = 0;
     std::uint32_t freeindex = 0;

@@ -17,14 +17,17 @@ from ._go import Snapshot as _NativeSnapshot
 
 SCHEMA = "harness-go-heap/1"
 
+# Kinds of spans.
+HEAP, STACK, WORK_BUFFER = range(3)
+
 
 @dataclass
 class SpanRecord:
-    """One span: pages cut into slots, or held by the runtime itself (stacks, work buffers)."""
+    """One span: pages cut into slots, or held by the runtime itself."""
 
     base: int
     pages: int
-    manual: bool
+    kind: int  # HEAP, STACK or WORK_BUFFER.
     span_class: int
     nelems: int
     freeindex: int
@@ -75,7 +78,7 @@ class Snapshot:
     @property
     def metadata_bytes(self) -> int:
         """The runtime's memory outside of the heap, as the memory limit counts it."""
-        manual = sum(span.pages for span in self.spans if span.manual) * 8192
+        manual = sum(span.pages for span in self.spans if span.kind != HEAP) * 8192
         scalars = self.scalars
         return scalars["mapped_ready"] - scalars["heap_in_use"] - scalars["heap_free"] - manual
 

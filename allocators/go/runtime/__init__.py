@@ -36,9 +36,12 @@ TABLE_SLOTS = 1 << 21
 
 NO_BACKGROUND_SWEEP, NO_BACKGROUND_SCAVENGE = 1, 2
 
-# When the collector runs. explicit: only where the trace says so. eager and lazy: at the pacer's triggers too, the
+# Threads that the scheduler may want to start while a replay runs; made before it, they allocate nothing in it.
+SPARE_THREADS = 8
+
+# When the collector runs. explicit: only where the trace says so. stopped and lazy: at the pacer's triggers too, the
 # world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1, no background sweeper).
-Collector = Literal["explicit", "eager", "lazy"]
+Collector = Literal["explicit", "stopped", "lazy"]
 
 
 class Cycle(NamedTuple):
@@ -56,7 +59,9 @@ class Run:
     start: Snapshot
     end: Snapshot
     states: list[Snapshot]  # Where the replay was told to take them, in between.
-    addresses: NDArray[np.uint64]  # One an allocation or realloc, in trace order; the zero-size object's included.
+    addresses: NDArray[
+        np.uint64
+    ]  # One an allocation or realloc, in trace order; the zero-size object's included.
     cycles: list[Cycle]
 
 
@@ -75,11 +80,31 @@ def replay(
     ``state_every`` takes the heap's state after every so many events. AllocatorError where no toolchain is found, the
     replayer does not build, the trace holds too many objects at once, or the run fails.
     """
-    toolchain = toolchain or find_toolchain()
-    replayer = build_replayer(toolchain, experiments)
     records = _records(batches, procs, state_every)
-    allocations = int(np.count_nonzero(records["op"] == ALLOCATE))
+    environment = _environment(procs, collector, gogc)
     hold_back = NO_BACKGROUND_SCAVENGE | (NO_BACKGROUND_SWEEP if collector == "lazy" else 0)
+    return _run(toolchain or find_toolchain(), experiments, records, environment, hold_back, SPARE_THREADS)
+
+
+def start_snapshot(toolchain: Toolchain) -> Snapshot:
+    """Return the heap of a Go process that has done nothing yet, for Go(start="snapshot")."""
+    records = _records([], 1, 0)
+    environment = _environment(1, "explicit", 100)
+    start = _run(toolchain, (), records, environment, NO_BACKGROUND_SCAVENGE, spare_threads=0).start
+    # The replayer's table of objects is no program's.
+    start.scalars["globals_scan"] -= TABLE_SLOTS * 8
+    return start
+
+
+def _run(
+    toolchain: Toolchain,
+    experiments: tuple[str, ...],
+    records: NDArray[Any],
+    environment: dict[str, str],
+    hold_back: int,
+    spare_threads: int,
+) -> Run:
+    replayer = build_replayer(toolchain, experiments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         records.tofile(folder / "trace")
@@ -87,32 +112,22 @@ def replay(
             str(replayer),
             f"-trace={folder / 'trace'}",
             f"-addresses={folder / 'addresses'}",
-            f"-allocations={allocations}",
+            f"-allocations={np.count_nonzero(records['op'] == ALLOCATE)}",
             f"-states={folder / 'states'}",
             f"-state-bytes={_state_bytes(records)}",
             f"-cycles={folder / 'cycles'}",
             f"-hold-back={hold_back}",
+            f"-spare-threads={spare_threads}",
         ]
-        done = subprocess.run(
-            command, env=_environment(procs, collector, gogc), capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AllocatorError(f"the replay with {toolchain.version} failed: {done.stderr.strip()[-2000:]}")
         words = np.fromfile(folder / "states", dtype=np.uint64)
-        used = int(words.nonzero()[0][-1]) + 1
-        states = read_states(words[: used + 1].tolist(), toolchain.version, _has_greentea(toolchain, experiments))
+        states = read_states(words.tolist(), toolchain.version, _has_greentea(toolchain, experiments))
         addresses = np.fromfile(folder / "addresses", dtype=np.uint64)
         cycles = folder / "cycles"
         found = np.fromfile(cycles, dtype=np.uint64).reshape(-1, 3).tolist() if cycles.exists() else []
     return Run(states[0], states[-1], states[1:-1], addresses, [Cycle(*row) for row in found])
-
-
-def start_snapshot(toolchain: Toolchain) -> Snapshot:
-    """Return the heap of a Go process that has done nothing yet, for Go(start="snapshot")."""
-    start = replay([], toolchain=toolchain).start
-    # The replayer's table of objects is no program's.
-    start.scalars["globals_scan"] -= TABLE_SLOTS * 8
-    return start
 
 
 def _has_greentea(toolchain: Toolchain, experiments: tuple[str, ...]) -> bool:
@@ -122,7 +137,7 @@ def _has_greentea(toolchain: Toolchain, experiments: tuple[str, ...]) -> bool:
 
 
 def _environment(procs: int, collector: Collector, gogc: int) -> dict[str, str]:
-    stop_the_world = {"explicit": "", "eager": "gcstoptheworld=2", "lazy": "gcstoptheworld=1"}[collector]
+    stop_the_world = {"explicit": "", "stopped": "gcstoptheworld=2", "lazy": "gcstoptheworld=1"}[collector]
     return {
         "GOMAXPROCS": str(procs),
         "GOGC": "off" if collector == "explicit" else str(gogc),
@@ -140,7 +155,10 @@ def _events(batches: Iterable[EventBatch], procs: int, state_every: int) -> Iter
     event = 0
     for batch in batches:
         rows = zip(
-            *(column.tolist() for column in (batch.op, batch.thread, batch.slot, batch.size, batch.alignment, batch.noscan)),
+            *(
+                column.tolist()
+                for column in (batch.op, batch.thread, batch.slot, batch.size, batch.alignment, batch.noscan)
+            ),
             strict=True,
         )
         for op, thread, slot, size, alignment, noscan in rows:
@@ -149,7 +167,9 @@ def _events(batches: Iterable[EventBatch], procs: int, state_every: int) -> Iter
                 p_by_thread[thread] = ordinal % procs
                 ordinal += 1
             if slot >= TABLE_SLOTS:
-                raise AllocatorError(f"the replayer holds {TABLE_SLOTS} objects at most, and event {event} is one more")
+                raise AllocatorError(
+                    f"the replayer holds {TABLE_SLOTS} objects at most, and event {event} is one more"
+                )
             if op in (ALLOC, CALLOC, REALLOC):
                 yield ALLOCATE, noscan, p_by_thread[thread], slot, rounded_size(size, alignment, bool(noscan))
             elif op == FREE:

@@ -77,7 +77,9 @@ def _find_go() -> Path | None:
     if named:
         return Path(named)
     package = importlib.util.find_spec("go")
-    candidates = [Path(folder) / "bin" / "go" for folder in (package and package.submodule_search_locations) or ()]
+    candidates = [
+        Path(folder) / "bin" / "go" for folder in (package and package.submodule_search_locations) or ()
+    ]
     candidates.append(Path(sys.executable).parent / "go")
     on_path = shutil.which("go")
     if on_path:
@@ -87,13 +89,19 @@ def _find_go() -> Path | None:
 
 def _environment(**changes: str) -> dict[str, str]:
     """Return an environment in which a build depends on the toolchain alone."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GO") or name == "GOCACHE"}
-    return kept | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOWORK": "off", "CGO_ENABLED": "0"} | changes
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("GO") or name == "GOCACHE"
+    }
+    return (
+        kept | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOWORK": "off", "CGO_ENABLED": "0"} | changes
+    )
 
 
 def _run(command: list[str], environment: dict[str, str], folder: Path | None = None) -> str:
     try:
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise AllocatorError(f"{command[0]} cannot be run: {error.strerror}") from error
     if done.returncode != 0:

@@ -28,7 +28,11 @@ INSERTIONS = (
     # gcStart: the cycle is certain to begin, and the trigger's heap is still as it was.
     Insertion("mgc.go", "\twork.cycles.Add(1)\n", "\tharnessCycleStart()\n"),
     # gcMarkTermination: live bytes are the marked ones, and the goal is not set yet.
-    Insertion("mgc.go", "\t// Update GC trigger and pacing, as well as downstream consumers\n", "\tharnessMarked()\n"),
+    Insertion(
+        "mgc.go",
+        "\t// Update GC trigger and pacing, as well as downstream consumers\n",
+        "\tharnessMarked()\n",
+    ),
     # gcSweep: wakes the background sweeper.
     Insertion(
         "mgc.go",

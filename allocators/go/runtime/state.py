@@ -36,10 +36,10 @@ SCALARS = (
 
 
 def read_states(words: Sequence[int], go_version: str, greentea: bool) -> list[Snapshot]:
-    """Return every heap state of a run; a count of 0 words ends them."""
+    """Return every heap state of a run: counts of words, each before its words."""
     states = []
     at = 0
-    while at < len(words) and words[at] > 0:
+    while at < len(words):
         count = words[at]
         states.append(_read_state(words[at + 1 : at + 1 + count], go_version, greentea))
         at += 1 + count
@@ -72,12 +72,14 @@ def _read_state(words: Sequence[int], go_version: str, greentea: bool) -> Snapsh
     scalars = dict(zip(SCALARS, reader.counted(), strict=True))
     spans = []
     for _ in reader.repeat():
-        base, pages, manual, *counts = reader.many(8)
-        spans.append(SpanRecord(base, pages, bool(manual), *counts, reader.counted()))
+        head = reader.many(8)
+        spans.append(SpanRecord(*head, reader.counted()))
     processors = []
     for _ in reader.repeat():
         number, base, cache, scavenged, tiny, tiny_offset = reader.many(6)
-        processors.append(ProcessorRecord(number, base, cache, scavenged, tiny, tiny_offset, reader.counted()))
+        processors.append(
+            ProcessorRecord(number, base, cache, scavenged, tiny, tiny_offset, reader.counted())
+        )
     central = [(reader.counted(), reader.counted()) for _ in reader.repeat()]
     chunks = []
     for _ in reader.repeat():
@@ -85,6 +87,8 @@ def _read_state(words: Sequence[int], go_version: str, greentea: bool) -> Snapsh
         in_use, last_in_use, generation, empty = reader.many(4)
         chunks.append(ChunkRecord(base, taken, scavenged, in_use, last_in_use, generation, bool(empty)))
     if reader.at != len(words):
-        raise AllocatorError(f"{go_version}: a heap state has {len(words)} words and {reader.at} were understood")
+        raise AllocatorError(
+            f"{go_version}: a heap state has {len(words)} words and {reader.at} were understood"
+        )
     spans.sort(key=lambda span: span.base)
     return Snapshot(go_version, greentea, scalars, spans, processors, central, chunks)

@@ -84,7 +84,7 @@ func harnessBit(b bool) uint64 {
 	return 0
 }
 
-// harnessHeapState writes the heap's state as words and returns how many there are. snapshot_words.py reads them.
+// harnessHeapState writes the heap's state as words and returns how many there are. state.py reads them.
 //
 //go:linkname harnessHeapState main.harnessHeapState
 func harnessHeapState(buffer unsafe.Pointer, room int) int {
@@ -134,6 +134,21 @@ func (w *harnessWriter) scalars() {
 	w.fill(at, uint64(w.count-first))
 }
 
+// harnessSpanKind tells what a span is for: objects 0, stacks 1, work buffers 2.
+func harnessSpanKind(s *mspan) uint64 {
+	if s.state.get() != mSpanManual {
+		return 0
+	}
+	for _, list := range [...]*mSpanList{&work.wbufSpans.free, &work.wbufSpans.busy} {
+		for other := list.first; other != nil; other = other.next {
+			if other == s {
+				return 2
+			}
+		}
+	}
+	return 1
+}
+
 func (w *harnessWriter) spans() {
 	at := w.reserve()
 	n := uint64(0)
@@ -143,7 +158,7 @@ func (w *harnessWriter) spans() {
 			continue
 		}
 		n++
-		w.put(uint64(s.base()), uint64(s.npages), harnessBit(state == mSpanManual), uint64(s.spanclass))
+		w.put(uint64(s.base()), uint64(s.npages), harnessSpanKind(s), uint64(s.spanclass))
 		if state == mSpanManual {
 			w.put(0, 0, 0, 0, 0)
 			continue
@@ -236,6 +251,7 @@ func harnessSwitchP(id int32) bool {
 		releasem(mp)
 		return true
 	}
+	// The goroutine that waits here would be left on an idle P.
 	if !runqempty(mp.p.ptr()) {
 		releasem(mp)
 		return false

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -103,19 +104,45 @@ func (s *states) take() {
 	s.count += 1 + n
 }
 
+// makeSpareThreads has threads made that then stand idle. Otherwise the scheduler makes them when it likes, and what
+// it allocates for one stands between the trace's objects.
+func makeSpareThreads(count int) {
+	var made, ended sync.WaitGroup
+	done := make(chan struct{})
+	made.Add(count)
+	ended.Add(count)
+	for range count {
+		go func() {
+			runtime.LockOSThread()
+			made.Done()
+			<-done
+			runtime.UnlockOSThread()
+			ended.Done()
+		}()
+	}
+	made.Wait()
+	close(done)
+	ended.Wait()
+}
+
+// collect lets the background sweeper run too: it frees the work buffers after the collection has returned.
+func collect() {
+	runtime.GC()
+	for range 20 {
+		runtime.Gosched()
+	}
+}
+
 //go:noinline
 func replay(events []record, addresses []uint64, s *states) {
 	allocations := 0
-	current := ^uint16(0)
 	for i := range events {
 		e := &events[i]
 		switch e.op {
 		case opAllocate:
-			if e.p != current {
-				for !harnessSwitchP(int32(e.p)) {
-					runtime.Gosched()
-				}
-				current = e.p
+			// At each allocation anew: the scheduler may have moved this goroutine meanwhile.
+			for !harnessSwitchP(int32(e.p)) {
+				runtime.Gosched()
 			}
 			var object unsafe.Pointer
 			if e.noscan != 0 {
@@ -129,12 +156,7 @@ func replay(events []record, addresses []uint64, s *states) {
 		case opRelease:
 			table[e.slot] = nil
 		case opCollect:
-			runtime.GC()
-			// The background sweeper frees the work buffers after the collection has returned.
-			for range 20 {
-				runtime.Gosched()
-			}
-			current = ^uint16(0)
+			collect()
 		case opState:
 			s.take()
 		}
@@ -156,6 +178,7 @@ func main() {
 	stateBytes := flag.Int("state-bytes", 64<<20, "room for them")
 	cyclePath := flag.String("cycles", "", "where to write what each cycle found")
 	holdBack := flag.Uint("hold-back", 0, "1: no background sweeper, 2: no background scavenger, 3: neither")
+	spareThreads := flag.Int("spare-threads", 0, "threads to make before the replay")
 	flag.Parse()
 	// The heap profiler samples at random and hangs records on objects.
 	runtime.MemProfileRate = 0
@@ -168,20 +191,23 @@ func main() {
 	addresses := words(mapFile(*addressPath, *allocations*8, true))
 	s := &states{words: words(mapFile(*statePath, *stateBytes, true))}
 
-	// What start-up has left behind is collected, and everything that runs once has run.
+	// What start-up has left behind is collected, and everything that runs once has run; the last time in the mode
+	// that the replay is going to run in.
+	makeSpareThreads(*spareThreads)
 	for range 2 {
 		runtime.GC()
 		time.Sleep(5 * time.Millisecond)
 	}
-	for range 20 {
-		runtime.Gosched()
-	}
 	harnessHoldBack(uint32(*holdBack))
+	collect()
 	harnessForgetCycles()
 	s.take()
 	replay(events, addresses, s)
 	s.take()
 
+	if err := os.Truncate(*statePath, int64(s.count)*8); err != nil {
+		fail(err)
+	}
 	cycles := harnessCycleWords()
 	if len(cycles) > 0 {
 		bytes := unsafe.Slice((*byte)(unsafe.Pointer(&cycles[0])), len(cycles)*8)

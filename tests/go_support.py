@@ -1,0 +1,201 @@
+"""Traces for the model of the Go heap, and the comparison of the model with what the real runtime did.
+
+Traces are made with integers only, so that every machine makes the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allocators.go import Go
+from allocators.go.runtime import Run
+from allocators.go.snapshot import HEAP, Snapshot
+
+from harness.allocator import ALLOC, FREE, GC, EventBatch
+from harness.native._native import Checker
+
+Row = tuple[int, int, int, int, bool]  # op, thread, object, size, noscan
+
+# Around every rule that decides by size: tiny and its alignments, classes, in-span bitmaps, headers, large objects.
+BOUNDARY_SIZES = (
+    *range(18),
+    *(24, 33, 500, 504, 505, 511, 512, 513, 519, 520, 521, 1016, 1024, 1025),
+    *(32744, 32752, 32753, 32760, 32761, 32767, 32768, 32769, 40961),
+)
+
+
+def batch_of(rows: Sequence[Row]) -> EventBatch:
+    """Rows checked and renamed as the engine does it."""
+    op, thread, objects, size, noscan = zip(*rows, strict=True) if rows else ([], [], [], [], [])
+    checked = Checker(noscan_fraction=0.0, override_noscan=False).check(
+        np.array(op, np.uint8),
+        np.array(thread, np.uint32),
+        np.array(objects, np.uint64),
+        np.array(size, np.uint64),
+        None,
+        np.array(noscan, np.uint8),
+        None,
+    )
+    return EventBatch(*checked)
+
+
+def churn(
+    seed: int,
+    allocations: int,
+    size_of: Callable[[random.Random], int],
+    *,
+    noscan_of_256: int = 128,
+    frees_of_256: int = 100,
+    threads: int = 1,
+    collect_every: int = 0,
+) -> list[Row]:
+    """A program that allocates, and lets objects die in any order; collect_every: events between explicit GCs."""
+    generator = random.Random(seed)
+    rows: list[Row] = []
+    live: list[int] = []
+    spare: list[int] = []
+    thread = allocated = 0
+    while allocated < allocations:
+        if threads > 1 and generator.getrandbits(6) == 0:
+            thread = generator.randrange(threads)
+        if live and generator.getrandbits(8) < frees_of_256:
+            at = generator.randrange(len(live))
+            live[at], live[-1] = live[-1], live[at]
+            spare.append(live.pop())
+            rows.append((FREE, thread, spare[-1], 0, False))
+        else:
+            name = spare.pop() if spare else len(live)
+            live.append(name)
+            rows.append((ALLOC, thread, name, size_of(generator), generator.getrandbits(8) < noscan_of_256))
+            allocated += 1
+        if collect_every and len(rows) % collect_every == 0:
+            rows.append((GC, thread, 0, 0, False))
+    return rows
+
+
+def boundary_size(generator: random.Random) -> int:
+    """Half tiny, half around the rules that decide by size."""
+    if generator.getrandbits(1):
+        return generator.randrange(1, 20)
+    return BOUNDARY_SIZES[generator.randrange(len(BOUNDARY_SIZES))]
+
+
+def pareto_size(generator: random.Random, *, least: int = 12, most: int = 400_000) -> int:
+    """Half of the objects in each octave above the last, up to `most` bytes; one in 512 anywhere up to it."""
+    if generator.getrandbits(9) == 0:
+        return generator.randrange(most // 20, most)
+    octave = 0
+    while generator.getrandbits(1) and least << octave < most:
+        octave += 1
+    return min(generator.randrange(least << octave, 2 * least << octave), most)
+
+
+SHAPES: dict[str, Callable[[], list[Row]]] = {
+    "tiny": lambda: churn(1, 40_000, boundary_size, noscan_of_256=180),
+    "pareto": lambda: churn(2, 60_000, pareto_size),
+    "four_ps": lambda: churn(3, 40_000, pareto_size, threads=4),
+}
+PROCS = {"tiny": 1, "pareto": 1, "four_ps": 4}
+
+# What both sides count; goal and trigger too, where GOGC is on.
+SCALARS = (
+    "heap_in_use",
+    "heap_free",
+    "heap_released",
+    "heap_live",
+    "heap_marked",
+    "total_alloc",
+    "total_free",
+)
+
+
+def model_from(start: Snapshot, folder: Path, **options: Any) -> Go:
+    """The model, beginning where a real process stood."""
+    path = folder / "start.json"
+    path.write_text(json.dumps(start.to_json()))
+    model = Go(start="snapshot", snapshot=str(path), **options)
+    model.native.record_placements(True)
+    return model
+
+
+def feed(model: Go, batch: EventBatch, stops: Sequence[int] = ()) -> np.ndarray:
+    """Replay a batch; rows of samples."""
+    return model.feed(batch, np.array(stops, np.int64))
+
+
+def part(batch: EventBatch, first: int, last: int) -> EventBatch:
+    """Some of a batch's events; a column that the trace lacks stays empty."""
+    return EventBatch(*(column[first:last] if len(column) else column for column in batch))
+
+
+def differing_addresses(model: Go, addresses: np.ndarray) -> np.ndarray:
+    """Ordinals of the allocations that the model placed elsewhere; objects of 0 bytes have no address."""
+    _, placed, has_address = model.native.take_placements()
+    assert len(placed) == len(addresses)
+    return np.flatnonzero((has_address == 1) & (placed != addresses))
+
+
+def model_spans(model: Go) -> list[tuple[int, ...]]:
+    """(base, pages, whether the runtime's own, span class, allocated slots), by address."""
+    spans = model.native.spans()
+    return sorted(
+        zip(
+            *(spans[name].tolist() for name in ("base", "pages", "manual", "span_class", "alloc_count")),
+            strict=True,
+        )
+    )
+
+
+def real_spans(state: Snapshot) -> list[tuple[int, ...]]:
+    """The same of a real process."""
+    return [(s.base, s.pages, int(s.kind != HEAP), s.span_class, s.alloc_count) for s in state.spans]
+
+
+def assert_same_heap(model: Go, state: Snapshot, scalars: Sequence[str] = SCALARS) -> None:
+    """Every span, every page and every count."""
+    found = model.native.state()
+    assert {name: found[name] for name in scalars} == {name: state.scalars[name] for name in scalars}
+    assert model_spans(model) == real_spans(state)
+    chunks = model.native.chunks()
+    assert chunks["base"].tolist() == [chunk.base for chunk in state.chunks]
+    assert chunks["taken"].tolist() == [word for chunk in state.chunks for word in chunk.taken]
+    assert chunks["scavenged"].tolist() == [word for chunk in state.chunks for word in chunk.scavenged]
+
+
+def digest_of(batch: EventBatch) -> str:
+    """Tells a trace that has changed from a model that has."""
+    digest = hashlib.sha256()
+    for column in batch:
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def save_golden(path: Path, batch: EventBatch, run: Run) -> None:
+    """Keep a run of the real runtime: where it began, every address, how it ended."""
+    np.savez_compressed(
+        path,
+        digest=np.array(digest_of(batch)),
+        start=np.frombuffer(json.dumps(run.start.to_json()).encode(), np.uint8),
+        address_steps=np.diff(run.addresses.astype(np.int64), prepend=0),
+        end_scalars=np.frombuffer(json.dumps(run.end.scalars).encode(), np.uint8),
+        end_spans=np.array(real_spans(run.end), np.int64),
+    )
+
+
+def load_golden(path: Path) -> tuple[str, Snapshot, np.ndarray, dict[str, int], list[tuple[int, ...]]]:
+    """Return digest of the trace, start, addresses, scalars and spans at the end."""
+    with np.load(path) as kept:
+        return (
+            str(kept["digest"]),
+            Snapshot.from_json(json.loads(kept["start"].tobytes())),
+            np.cumsum(kept["address_steps"]).astype(np.uint64),
+            json.loads(kept["end_scalars"].tobytes()),
+            [tuple(row) for row in kept["end_spans"].tolist()],
+        )
