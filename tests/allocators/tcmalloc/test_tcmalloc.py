@@ -1,0 +1,185 @@
+"""Options, start states and what a program can ask of the library beside a trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import columns
+
+from allocators.tcmalloc import Tcmalloc
+from harness.allocator import ALLOC, FREE, THREAD_END, EventBatch, find
+from harness.errors import AllocatorError
+from harness.native._native import Checker
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+def feed(model, rows):
+    """Feed rows of op, thread, object and size; returns the footprint after them."""
+    raw = columns(rows)
+    checker = Checker(noscan_fraction=0.0, override_noscan=False)
+    names = ("op", "thread", "object", "size")
+    model.feed(EventBatch(*checker.check(*(raw[name] for name in names), None, None, None)), np.array([0]))
+    return footprint(model)
+
+
+def footprint(model):
+    return model.result()["end_footprint"]
+
+
+def counters(model):
+    return model.result()["counters"]
+
+
+def allocations(count, size, *, thread=0):
+    return [(ALLOC, thread, name, size) for name in range(count)]
+
+
+def frees(count, *, thread=0):
+    return [(FREE, thread, name, 0) for name in range(count)]
+
+
+class TestStart:
+    def test_a_bare_heap_is_empty(self):
+        start = footprint(Tcmalloc(start="bare"))
+        # Three allocators of metadata objects take their first chunk of 128 KiB when they are made.
+        assert start.pop("metadata") == 3 * 128 * KIB
+        assert set(start.values()) == {0}
+
+    @pytest.mark.parametrize(("version", "runtime"), [("2.10", 73_752), ("2.13", 73_752), ("2.14", 73_728)])
+    def test_a_process_holds_what_it_allocated_before_main(self, version, runtime):
+        start = footprint(Tcmalloc(version=version))
+        assert start["runtime"] == runtime
+        assert start["mapped"] == MIB
+        assert start["live"] == 0
+
+    @pytest.mark.parametrize(("version", "caches"), [("2.15", 2), ("2.16", 1)])
+    def test_the_main_thread_has_a_cache_already(self, version, caches):
+        model = Tcmalloc(version=version)
+        feed(model, allocations(1, 100))
+        assert counters(model)["thread_caches_created"] == caches
+
+
+class TestOptions:
+    def test_the_command_line_reaches_them_all(self):
+        text = (
+            "tcmalloc:version=2.10,transfer_num_objects=32,start=bare,release_rate=0,aggressive_decommit=true,"
+            "max_total_thread_cache_bytes=1MiB,heap_limit_mb=64,heap_base=1073741824"
+        )
+        (spec,) = find(text)
+        model = spec.create()
+        assert model.version == "gperftools 2.10"
+        assert len(model.size_classes()) == 85
+        assert model.properties()["tcmalloc.max_total_thread_cache_bytes"] == MIB
+        assert model.properties()["tcmalloc.aggressive_memory_decommit"] == 1
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ({"transfer_num_objects": 1}, "transfer_num_objects=1 lies outside 2 to 2147483647"),
+            ({"heap_base": 1 << 30 | 4096}, "heap_base=1073745920 is no multiple of 8192"),
+            ({"heap_base": 0}, "heap_base=0 lies outside"),
+            ({"heap_limit_mb": -1}, "heap_limit_mb=-1 lies outside"),
+            ({"release_rate": float("nan")}, "release_rate=nan is no rate"),
+            ({"release_rate": -1.0}, "release_rate=-1.0 is no rate"),
+            ({"max_total_thread_cache_bytes": -1}, "max_total_thread_cache_bytes=-1 lies outside"),
+        ],
+    )
+    def test_a_value_that_fits_nothing_is_named(self, option, message):
+        with pytest.raises(AllocatorError, match=message):
+            Tcmalloc(**option)
+
+    def test_a_heap_limit_makes_allocations_fail(self):
+        model = Tcmalloc(heap_limit_mb=20)
+        assert feed(model, allocations(20, MIB))["mapped"] <= 20 * MIB
+        assert model.result()["failed_allocations"] > 0
+
+    def test_more_than_the_address_space_fails(self):
+        model = Tcmalloc()
+        before = footprint(model)
+        assert feed(model, [(ALLOC, 0, 0, 1 << 46)]) == before
+        assert model.result()["failed_allocations"] == 1
+
+    def test_a_terabyte_costs_the_model_no_memory(self):
+        assert feed(Tcmalloc(), [(ALLOC, 0, 0, 1 << 40)])["live"] == 1 << 40
+
+
+class TestTiers:
+    def test_a_freed_object_is_the_next_one(self):
+        model = Tcmalloc()
+        model.native.record_placements(True)
+        feed(model, [(ALLOC, 0, 0, 64), (ALLOC, 0, 1, 64), (FREE, 0, 1, 0), (ALLOC, 0, 2, 64)])
+        _, addresses, _ = model.native.take_placements()
+        assert addresses[1] == addresses[2] != addresses[0]
+
+    def test_a_list_grows_slowly(self):
+        model = Tcmalloc(start="bare")
+        feed(model, allocations(10, 64))
+        # 1, 2, 3 and 4 objects at a time.
+        assert counters(model)["refills"] == 4
+        assert counters(model)["refilled_objects"] == 10
+
+    def test_an_ended_thread_leaves_nothing_behind(self):
+        model = Tcmalloc(start="bare")
+        rows = [*allocations(1000, 64, thread=1), *frees(1000, thread=1)]
+        assert feed(model, rows)["front_end"] > 0
+        model = Tcmalloc(start="bare")
+        end = feed(model, [*rows, (THREAD_END, 1, 0, 0)])
+        assert end["front_end"] == 0
+        assert counters(model)["thread_caches_deleted"] == 1
+
+    def test_the_refills_name_their_source(self):
+        model = Tcmalloc(transfer_num_objects=2)
+        feed(model, [*allocations(5000, 64), *frees(5000), *allocations(5000, 64, thread=1)])
+        now = counters(model)
+        assert now["refills"] == sum(now[name] for name in now if name.startswith("refills_from_"))
+        assert now["refills_from_transfer"] > 0
+
+    def test_nothing_is_returned_before_two_gibibytes_are_freed(self):
+        half = 1 << 29
+        rounds = [row for name in range(3) for row in ((ALLOC, 0, name, half), (FREE, 0, name, 0))]
+        # Growth counts as a free: two rounds make 1.5 GiB, three make 2 GiB and what the start had freed.
+        assert feed(Tcmalloc(), rounds[:4])["released"] == 0
+        assert feed(Tcmalloc(), rounds)["released"] > half
+
+
+class TestBesideATrace:
+    def test_free_memory_is_returned(self):
+        model = Tcmalloc()
+        feed(model, [*allocations(10, MIB), *frees(10)])
+        assert footprint(model)["page_heap"] > 10 * MIB
+        model.release_free_memory()
+        assert footprint(model)["page_heap"] == 0
+        assert footprint(model)["released"] > 10 * MIB
+
+    def test_what_was_returned_in_excess_counts_for_the_next_call(self):
+        model = Tcmalloc()
+        feed(model, [*allocations(1, 4 * MIB), *frees(1)])
+        model.release_to_system(MIB)
+        released = footprint(model)["released"]
+        assert released > 4 * MIB  # The smallest large span, as a whole.
+        model.release_to_system(3 * MIB)
+        assert footprint(model)["released"] == released
+
+    def test_an_idle_thread_has_no_cache(self):
+        model = Tcmalloc(start="bare")
+        feed(model, [*allocations(1000, 64), *frees(1000)])
+        assert footprint(model)["front_end"] > 0
+        model.mark_thread_idle(0)
+        assert footprint(model)["front_end"] == 0
+
+    def test_properties_can_be_set_by_either_name(self):
+        model = Tcmalloc()
+        model.set_property("tcmalloc.max_total_thread_cache_bytes", MIB)
+        model.set_property("aggressive_memory_decommit", 1)
+        assert model.properties()["tcmalloc.max_total_thread_cache_bytes"] == MIB
+        assert model.properties()["tcmalloc.aggressive_memory_decommit"] == 1
+
+    @pytest.mark.parametrize("name", ["min_per_thread_cache_bytes", "no_such_property"])
+    def test_a_property_that_the_version_lacks_is_named(self, name):
+        with pytest.raises(AllocatorError, match=f"gperftools 2.15 has no property '{name}' to set"):
+            Tcmalloc(version="2.15").set_property(name, 1)
+
+    def test_the_minimum_of_a_thread_came_with_2_16(self):
+        Tcmalloc(version="2.16").set_property("min_per_thread_cache_bytes", 64 * KIB)
