@@ -1,0 +1,113 @@
+"""CSV traces: a header with the column names of harness-trace/1 in any order, then a row an event.
+
+Ops are names or numbers, noscan is true or false, numbers are decimal or 0x hexadecimal. Other columns are
+left.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv as arrow_csv
+
+from harness.errors import TraceError
+from harness.formats import Description
+from harness.formats.columns import expect_required, shown, to_numpy
+from harness.formats.text import TextWriter, head_of, open_text, unreadable
+from harness.trace import COLUMNS, REQUIRED
+
+_BLOCK_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class CsvTrace:
+    """A CSV file whose header names a trace's columns."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.metadata: dict[str, Any] = {}
+        self.sites: bytes | None = None
+        names = _header(head_of(path))
+        expect_required(path, names)
+        self.columns = [name for name in COLUMNS if name in names]
+        self.unknown_columns = [name for name in names if name not in COLUMNS]
+
+    def raw_batches(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the rows, a block of the file at a time."""
+        row = 0
+        broken: list[arrow_csv.InvalidRow] = []
+
+        def remember(invalid: arrow_csv.InvalidRow) -> str:
+            broken.append(invalid)
+            return "error"
+
+        words = pa.dictionary(pa.int32(), pa.string())
+        kinds = {name: words if name in ("op", "noscan") else pa.string() for name in self.columns}
+        stream = open_text(self.path)
+        try:
+            # One thread, for only then does a broken row know its number.
+            reader = arrow_csv.open_csv(
+                stream,
+                arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+                arrow_csv.ParseOptions(invalid_row_handler=remember),
+                arrow_csv.ConvertOptions(
+                    column_types=kinds,
+                    include_columns=self.columns,
+                    strings_can_be_null=False,
+                    null_values=[],
+                ),
+            )
+            for batch in reader:
+                yield {name: to_numpy(self.path, name, batch.column(name), row) for name in self.columns}
+                row += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            if broken:
+                raise self._broken(broken[0], row) from error
+            if "straddl" in str(error):
+                raise TraceError(
+                    f"{self.path}: row {row} or after: found a row of more than {_BLOCK_BYTES:,} bytes, "
+                    f"expected a line an event"
+                ) from error
+            raise unreadable(self.path, error, f"row {row} or after: ") from error
+
+    def _broken(self, invalid: arrow_csv.InvalidRow, row: int) -> TraceError:
+        # Arrow counts lines from 1, the header among them.
+        where = f"row {row} or after" if invalid.number is None else f"row {invalid.number - 2}"
+        return TraceError(
+            f"{self.path}: {where}: found {invalid.actual_columns} values in {shown(invalid.text)}, "
+            f"expected {invalid.expected_columns}"
+        )
+
+
+class Csv:
+    """Comma-separated values."""
+
+    suffixes = (".csv",)
+    keeps_metadata = False
+
+    def recognises(self, head: bytes) -> bool:
+        """Look for the required columns in the first line."""
+        return set(REQUIRED) <= set(_header(head))
+
+    def read(self, path: str) -> CsvTrace:
+        """Open a CSV file."""
+        return CsvTrace(path)
+
+    def write(self, path: str, description: Description) -> TextWriter:
+        """Begin a CSV file."""
+        names = [name for name in COLUMNS if name in REQUIRED or name in description.optional]
+        pieces = ["", *("," for _ in names[1:]), "\n"]
+        return TextWriter(path, names, pieces, header=",".join(names) + "\n")
+
+
+def _header(head: bytes) -> list[str]:
+    """Return the names in the first line."""
+    lines = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n").splitlines()
+    try:
+        return next(csv.reader([lines[0].decode()]), []) if lines else []
+    except (UnicodeDecodeError, csv.Error):
+        return []

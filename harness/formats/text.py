@@ -1,0 +1,151 @@
+"""What the text formats share: compressed streams, the head of a file, and rows written as text.
+
+A stream is opened by what it begins with, not by its name: gzip and zstd are undone, `-` is standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from harness.allocator import OP_NAMES
+from harness.errors import TraceError
+from harness.trace import AtomicOutput
+
+# Enough for a compressor's first block, and for a header of any length that makes sense.
+_HEAD_BYTES = 1 << 18
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+_OP_WORDS = pa.array(["", *OP_NAMES.values()])
+
+
+def head_of(path: str) -> bytes:
+    """Return a file's first bytes, decompressed; standard input is not consumed. Raises TraceError."""
+    try:
+        first = _first_bytes(path)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+    codec = _codec(first)
+    if codec is None:
+        return first
+    # A block that breaks off within these bytes is none of this function's business.
+    head = b""
+    with contextlib.suppress(OSError, pa.ArrowException):
+        stream = pa.CompressedInputStream(pa.BufferReader(first), codec)
+        while len(head) < _HEAD_BYTES and (more := stream.read(1024)):
+            head += more
+    return head
+
+
+def open_text(path: str) -> pa.NativeFile:
+    """Return a file's decompressed bytes as a stream; raises TraceError."""
+    try:
+        codec = _codec(_first_bytes(path))
+        stream = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else _open(path)
+        return stream if codec is None else pa.CompressedInputStream(stream, codec)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str, error: Exception, where: str = "") -> TraceError:
+    """Return what to raise, in one line, where a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(error, PermissionError):
+        reason = "permission denied"
+    elif isinstance(error, IsADirectoryError) or "Is a directory" in str(error):
+        reason = "is a directory, expected a file"
+    else:
+        reason = f"is damaged: {' '.join(str(error).split())[:200]}"
+    return TraceError(f"{path}: {where}{reason}")
+
+
+def _first_bytes(path: str) -> bytes:
+    if path == "-":
+        return cast(io.BufferedReader, sys.stdin.buffer).peek(_HEAD_BYTES)
+    with _open(path) as stream:
+        first: bytes = stream.read(_HEAD_BYTES)
+        return first
+
+
+def _open(path: str) -> pa.NativeFile:
+    if "://" in path:
+        filesystem, name = fs.FileSystem.from_uri(path)
+        return filesystem.open_input_stream(name, compression=None)
+    return fs.LocalFileSystem().open_input_stream(path, compression=None)
+
+
+def _codec(first: bytes) -> str | None:
+    return next((codec for magic, codec in _MAGIC.items() if first.startswith(magic)), None)
+
+
+class TextWriter:
+    """Writes rows as text: each column's value between the fixed pieces of a row, ops as names.
+
+    `pieces` has one more than `columns`: what stands before the first, between, and after the last.
+    """
+
+    def __init__(self, path: str, columns: list[str], pieces: list[str], header: str = "") -> None:
+        self._columns = columns
+        self._pieces = pieces
+        self._output = AtomicOutput(path)
+        codec = next((codec for suffix, codec in _CODECS.items() if path.lower().endswith(suffix)), None)
+        try:
+            self._stream = (
+                self._output.stream
+                if codec is None
+                else pa.CompressedOutputStream(self._output.stream, codec)
+            )
+            self._stream.write(header.encode())
+        except BaseException:
+            self._output.discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._abort()
+            return
+        try:
+            self._stream.close()
+            self._output.commit()
+        except BaseException:
+            self._abort()
+            raise
+
+    def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows; every announced column, of one length."""
+        parts: list[Any] = [self._pieces[0]]
+        for name, piece in zip(self._columns, self._pieces[1:], strict=True):
+            parts += [_as_text(name, columns[name]), piece]
+        rows = pc.binary_join_element_wise(*parts, "")
+        if len(rows):
+            # Joined, the rows of one array are one run of bytes.
+            end = np.frombuffer(rows.buffers()[1], np.int32, len(rows) + 1)[-1]
+            self._stream.write(rows.buffers()[2].slice(0, int(end)))
+
+    def _abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._stream.close()
+        self._output.discard()
+
+
+def _as_text(name: str, values: NDArray[Any]) -> pa.Array:
+    if name == "op":
+        return _OP_WORDS.take(pa.array(values))
+    return pa.array(values.astype(bool) if name == "noscan" else values).cast(pa.string())
