@@ -17,13 +17,12 @@ import numpy as np
 from allocators.go import Go
 from allocators.go.runtime import Run
 from allocators.go.snapshot import HEAP, Snapshot
-
 from harness.allocator import ALLOC, FREE, GC, EventBatch
 from harness.native._native import Checker
 
 Row = tuple[int, int, int, int, bool]  # op, thread, object, size, noscan
 
-# Around every rule that decides by size: tiny and its alignments, classes, in-span bitmaps, headers, large objects.
+# Around every rule that decides by size: tiny objects, classes, in-span bitmaps, headers, large objects.
 BOUNDARY_SIZES = (
     *range(18),
     *(24, 33, 500, 504, 505, 511, 512, 513, 519, 520, 521, 1016, 1024, 1025),
@@ -56,7 +55,7 @@ def churn(
     threads: int = 1,
     collect_every: int = 0,
 ) -> list[Row]:
-    """A program that allocates, and lets objects die in any order; collect_every: events between explicit GCs."""
+    """A program whose objects die in any order; collect_every: events between explicit collections."""
     generator = random.Random(seed)
     rows: list[Row] = []
     live: list[int] = []

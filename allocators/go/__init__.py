@@ -18,7 +18,7 @@ Version = Literal["1.22", "1.23", "1.24", "1.25", "1.26", "1.27"]
 PAGE_BYTES = 8192
 
 # What a small program has: its data and bss that may hold pointers, the used stack of one goroutine, and the
-# runtime's memory outside of the heap (mapped_ready less heap, stacks and work buffers). Measured with Go 1.27.3.
+# runtime's memory outside of the heap (mappedReady less heap, stacks and work buffers). Measured, Go 1.27.3.
 GLOBALS_SCAN_BYTES = 150_000
 STACK_SCAN_BYTES = 2_300
 METADATA_BYTES = 4_000_000
@@ -85,9 +85,9 @@ class Go(NativeAllocator):
     def size_classes(self) -> list[dict[str, int | float]]:
         """Return the size classes from 1 on, one row each.
 
-        ``tail_waste_bytes`` is what the slots leave of a span without pointer bitmap and mark bits, ``max_waste``
-        the largest share of a full span that objects can leave unused (the comment of Go's sizeclasses.go, there
-        in percent); ``scan_objects`` and ``noscan_objects`` are the slots that this version's reserves leave.
+        ``tail_waste_bytes`` is what the slots leave of a span without pointer bitmap and mark bits;
+        ``max_waste`` is the largest share of a full span that objects can leave unused (in percent in Go's
+        sizeclasses.go); ``scan_objects`` and ``noscan_objects`` are the slots that this version leaves.
         """
         rows: list[dict[str, int | float]] = []
         smaller = 0

@@ -1,7 +1,7 @@
-"""The heap of a real Go process at one moment: the start of a model, and what a run of the real runtime ends with.
+"""The heap of a real Go process at one moment: the start of a model, the end of a run of the real runtime.
 
-A file is one JSON object with the key ``schema`` = ``harness-go-heap/1``. Addresses and bytes are integers; bitmaps
-are lists of 64-bit words, lowest bit first. runtime/ writes it, Go(start="snapshot") reads it.
+A file is one JSON object with the key ``schema`` = ``harness-go-heap/1``. Addresses and bytes are integers;
+bitmaps are lists of 64-bit words, lowest bit first. runtime/ writes it, Go(start="snapshot") reads it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,22 @@ from harness.errors import AllocatorError
 from ._go import Snapshot as _NativeSnapshot
 
 SCHEMA = "harness-go-heap/1"
+
+# What the C++ twin calls by the same names.
+NATIVE_SCALARS = (
+    "arena_end",
+    "heap_live",
+    "heap_marked",
+    "total_alloc",
+    "total_free",
+    "last_heap_goal",
+    "sweep_dist_min_trigger",
+    "finalizer_bytes",
+    "scavenge_goal",
+    "scavenge_generation",
+    "free_high_water",
+    "scavenge_search",
+)
 
 # Kinds of spans.
 HEAP, STACK, WORK_BUFFER = range(3)
@@ -38,7 +54,7 @@ class SpanRecord:
 
 @dataclass
 class ProcessorRecord:
-    """What one P keeps: its page cache, its tiny block, the span of each span class that it has cached (0: none)."""
+    """What one P keeps: its page cache, its tiny block, its cached span of each span class (0: none)."""
 
     number: int
     page_cache_base: int
@@ -64,7 +80,7 @@ class ChunkRecord:
 
 @dataclass
 class Snapshot:
-    """A whole heap; ``central`` holds for each span class the swept partial and the swept full spans, first out first."""
+    """A whole heap; ``central``: each span class's swept partial and swept full spans, first out first."""
 
     go: str  # As `go env GOVERSION` says it.
     greentea: bool
@@ -96,7 +112,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Snapshot:
-        """Return what to_json() was made from; ValueError, TypeError or KeyError where the fields are others."""
+        """Return what to_json() was made from; ValueError, TypeError or KeyError for other fields."""
         if fields.get("schema") != SCHEMA:
             raise ValueError(f"schema is {fields.get('schema')!r}")
         return cls(
@@ -125,10 +141,7 @@ class Snapshot:
         if not self.scalars["sweep_done"]:
             raise AllocatorError("go: the snapshot was taken during a sweep")
         native = _NativeSnapshot()
-        for name in (
-            "arena_end heap_live heap_marked total_alloc total_free last_heap_goal sweep_dist_min_trigger "
-            "finalizer_bytes scavenge_goal scavenge_generation free_high_water scavenge_search"
-        ).split():
+        for name in NATIVE_SCALARS:
             setattr(native, name, self.scalars[name])
         native.free_bytes = self.scalars["heap_free"]
         native.released_bytes = self.scalars["heap_released"]

@@ -1,6 +1,6 @@
 """The real Go runtime, instrumented: replays a trace through mallocgc and tells every address.
 
-The ground truth of the model beside it. build.py finds a toolchain and builds the replayer, overlay.py puts the
+The ground truth of the model beside it. build.py finds a toolchain and builds the replayer, overlay.py puts
 hooks into its runtime, state.py reads what they write.
 """
 
@@ -31,16 +31,17 @@ __all__ = ["Cycle", "Run", "Toolchain", "find_toolchain", "replay", "start_snaps
 RECORD = np.dtype([("op", "u1"), ("noscan", "u1"), ("p", "<u2"), ("slot", "<u4"), ("size", "<u8")])
 ALLOCATE, RELEASE, COLLECT, STATE = range(1, 5)
 
-# Objects that the replayer can hold at once; its table of them is a global of so many words (main.go: tableSlots).
+# Objects that the replayer can hold at once: words of a global table (main.go: tableSlots).
 TABLE_SLOTS = 1 << 21
 
 NO_BACKGROUND_SWEEP, NO_BACKGROUND_SCAVENGE = 1, 2
 
-# Threads that the scheduler may want to start while a replay runs; made before it, they allocate nothing in it.
+# Threads that the scheduler may want while a replay runs; made before it, they allocate nothing in it.
 SPARE_THREADS = 8
 
-# When the collector runs. explicit: only where the trace says so. stopped and lazy: at the pacer's triggers too, the
-# world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1, no background sweeper).
+# When the collector runs. explicit: only where the trace says so. stopped and lazy: at the pacer's triggers
+# too, the world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1, without the
+# background sweeper).
 Collector = Literal["explicit", "stopped", "lazy"]
 
 
@@ -77,8 +78,8 @@ def replay(
 ) -> Run:
     """Carry out a trace with the real runtime, thread ordinals dealt out to Ps as the model does.
 
-    ``state_every`` takes the heap's state after every so many events. AllocatorError where no toolchain is found, the
-    replayer does not build, the trace holds too many objects at once, or the run fails.
+    ``state_every`` takes the heap's state after every so many events. AllocatorError where no toolchain is
+    found, the replayer does not build, the trace holds too many objects at once, or the run fails.
     """
     records = _records(batches, procs, state_every)
     environment = _environment(procs, collector, gogc)
@@ -183,7 +184,7 @@ def _events(batches: Iterable[EventBatch], procs: int, state_every: int) -> Iter
 
 
 def rounded_size(size: int, alignment: int, noscan: bool) -> int:
-    """Return the bytes that a Go program would ask for instead: words where there are pointers, alignment by size."""
+    """Return the bytes that a Go program would ask for: words where there are pointers, alignment by size."""
     if not noscan:
         size = -(-size // 8) * 8
     if alignment > 8:
@@ -192,8 +193,8 @@ def rounded_size(size: int, alignment: int, noscan: bool) -> int:
 
 
 def _state_bytes(records: NDArray[Any]) -> int:
-    """Return room enough for the heap's states: a span takes at most 8 + 16 words, an allocation at most one span."""
+    """Return room for the heap's states: at most 9 + 16 words a span and one span an allocation."""
     states = 2 + int(np.count_nonzero(records["op"] == STATE))
     allocations = int(np.count_nonzero(records["op"] == ALLOCATE))
     pages = int(records["size"].sum()) // 8192 + allocations // 8
-    return states * (1 << 20) + states * min(allocations, pages + 4096) * 24 * 8
+    return states * (1 << 20) + states * min(allocations, pages + 4096) * 25 * 8

@@ -1,4 +1,4 @@
-"""Finds a Go toolchain and builds the replayer with it: go build -overlay, cached by everything that goes in."""
+"""Finds a Go toolchain and builds the replayer with it: go build -overlay, cached by all that goes in."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_toolchain() -> Toolchain:
 
 
 def build_replayer(toolchain: Toolchain, experiments: tuple[str, ...] = ()) -> Path:
-    """Return the replayer built with a toolchain and GOEXPERIMENTs; AllocatorError where it does not build."""
+    """Return the replayer built with some GOEXPERIMENTs; AllocatorError where it does not build."""
     if toolchain.minor >= 26:
         experiments = (*experiments, FIXED_HEAP_BASE)
     cached = _cache_folder() / f"replayer-{toolchain.version}-{_digest(toolchain, experiments)}"

@@ -8,7 +8,7 @@ from harness.errors import AllocatorError
 
 from ..snapshot import ChunkRecord, ProcessorRecord, Snapshot, SpanRecord
 
-# In the order of hooks.go: scalars. Bytes, but for the two generations, sweep_done and the two addresses at the end.
+# In the order of hooks.go: scalars. Bytes, but for generations, sweep_done and the two addresses at the end.
 SCALARS = (
     "sweepgen",
     "arena_end",
@@ -72,8 +72,11 @@ def _read_state(words: Sequence[int], go_version: str, greentea: bool) -> Snapsh
     scalars = dict(zip(SCALARS, reader.counted(), strict=True))
     spans = []
     for _ in reader.repeat():
-        head = reader.many(8)
-        spans.append(SpanRecord(*head, reader.counted()))
+        base, pages, kind, span_class, nelems, freeindex, alloc_count, before_cache = reader.many(8)
+        bits = reader.counted()
+        spans.append(
+            SpanRecord(base, pages, kind, span_class, nelems, freeindex, alloc_count, before_cache, bits)
+        )
     processors = []
     for _ in reader.repeat():
         number, base, cache, scavenged, tiny, tiny_offset = reader.many(6)
@@ -83,9 +86,9 @@ def _read_state(words: Sequence[int], go_version: str, greentea: bool) -> Snapsh
     central = [(reader.counted(), reader.counted()) for _ in reader.repeat()]
     chunks = []
     for _ in reader.repeat():
-        base, taken, scavenged = reader.one(), reader.many(8), reader.many(8)
+        base, taken, scavenged_pages = reader.one(), reader.many(8), reader.many(8)
         in_use, last_in_use, generation, empty = reader.many(4)
-        chunks.append(ChunkRecord(base, taken, scavenged, in_use, last_in_use, generation, bool(empty)))
+        chunks.append(ChunkRecord(base, taken, scavenged_pages, in_use, last_in_use, generation, bool(empty)))
     if reader.at != len(words):
         raise AllocatorError(
             f"{go_version}: a heap state has {len(words)} words and {reader.at} were understood"

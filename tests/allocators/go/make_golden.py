@@ -1,6 +1,7 @@
-"""Writes tests/golden/go from the installed Go 1.27: PYTHONPATH=.:tests python tests/allocators/go/make_golden.py.
+"""Writes tests/golden/go from the installed Go 1.27.
 
-With --start it also writes allocators/go/snapshots, the heap that Go(start="snapshot") begins with.
+Run as `PYTHONPATH=.:tests python tests/allocators/go/make_golden.py`. With --start it also writes
+allocators/go/snapshots, the heap that Go(start="snapshot") begins with.
 """
 
 import json

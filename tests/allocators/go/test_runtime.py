@@ -1,4 +1,4 @@
-"""The model against the real Go runtime on this machine: every address, every span, every page, every cycle."""
+"""The model against the real Go runtime on this machine: every address, span, page and cycle."""
 
 import functools
 

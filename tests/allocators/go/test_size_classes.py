@@ -10,7 +10,7 @@ from allocators.go import Go
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "go" / "sizeclasses.json"
 
-# Slots of one-page spans with pointer bitmap (scan) and green tea's mark bits: (noscan, scan) without, then with them.
+# Slots of one-page spans, (noscan, scan), without and with green tea's mark bits; scan has a pointer bitmap.
 ONE_PAGE_SLOTS = {
     2: ((512, 504), (504, 496)),
     6: ((128, 126), (126, 124)),
@@ -20,7 +20,7 @@ ONE_PAGE_SLOTS = {
 
 
 def table_of(goroot):
-    """Rows of the comment in sizeclasses.go: class, bytes of object and span, objects, tail waste, max waste in %."""
+    """Rows of the comment in sizeclasses.go: class, object and span bytes, objects, tail, max waste in %."""
     source = next(
         path
         for path in (
