@@ -7,7 +7,7 @@ import pytest
 from support import columns
 
 from allocators.tcmalloc import Tcmalloc
-from harness.allocator import ALLOC, FREE, THREAD_END, EventBatch, find
+from harness.allocator import ALLOC, FREE, REALLOC, THREAD_END, EventBatch, find
 from harness.errors import AllocatorError
 from harness.native._native import Checker
 
@@ -22,6 +22,25 @@ def feed(model, rows):
     names = ("op", "thread", "object", "size")
     model.feed(EventBatch(*checker.check(*(raw[name] for name in names), None, None, None)), np.array([0]))
     return footprint(model)
+
+
+def feed_more(model, rows):
+    """Feed rows that name slots of an earlier feed; a free says what size its object had."""
+    count = len(rows)
+    op, thread, slot, size = (np.array(column) for column in zip(*rows, strict=True))
+    change = np.where(op == FREE, -size, size)
+    batch = EventBatch(
+        op=op.astype(np.uint8),
+        thread=thread.astype(np.uint16),
+        slot=slot.astype(np.uint32),
+        size=size.astype(np.uint64),
+        alignment=np.zeros(count, np.uint32),
+        noscan=np.zeros(count, np.uint8),
+        owner=np.zeros(count, np.uint16),
+        time_ns=np.zeros(0, np.int64),
+        requested=(footprint(model)["live"] + change.cumsum()).astype(np.uint64),
+    )
+    model.feed(batch, np.array([], np.int64))
 
 
 def footprint(model):
@@ -142,6 +161,47 @@ class TestTiers:
         # Growth counts as a free: two rounds make 1.5 GiB, three make 2 GiB and what the start had freed.
         assert feed(Tcmalloc(), rounds[:4])["released"] == 0
         assert feed(Tcmalloc(), rounds)["released"] > half
+
+
+class TestVersions:
+    @pytest.mark.parametrize(("version", "takes_the_lower"), [("2.16", True), ("2.17", False)])
+    def test_of_large_spans_of_one_length_the_returned_or_the_normal_one_is_taken(
+        self, version, takes_the_lower
+    ):
+        model = Tcmalloc(version=version)
+        model.native.record_placements(True)
+        # The smaller blocks keep the two apart.
+        feed(model, [(ALLOC, 0, name, size) for name, size in enumerate([2 * MIB, 300 * KIB] * 2)])
+        feed_more(model, [(FREE, 0, 0, 2 * MIB)])
+        model.release_free_memory()
+        feed_more(model, [(FREE, 0, 2, 2 * MIB), (ALLOC, 0, 0, 2 * MIB)])
+        _, addresses, _ = model.native.take_placements()
+        assert addresses[-1] == addresses[0 if takes_the_lower else 2]
+
+    @pytest.mark.parametrize(
+        ("version", "size", "moves"),
+        [
+            ("2.17", 512, False),  # At least half of 1,024.
+            ("2.17", 511, True),
+            ("2.18", 512, True),
+            ("2.17", 960, False),
+            ("2.18", 960, True),  # A class of its own.
+            ("2.18", 961, False),
+            ("2.17", 100, True),
+            ("2.18", 1025, True),
+        ],
+    )
+    def test_realloc_moves_by_the_rule_of_its_version(self, version, size, moves):
+        model = Tcmalloc(version=version)
+        model.native.record_placements(True)
+        feed(model, [(ALLOC, 0, 0, 1000), (REALLOC, 0, 0, size)])
+        events, _, _ = model.native.take_placements()
+        assert len(events) == 1 + moves
+
+    @pytest.mark.parametrize(("version", "live"), [("2.17", 1280), ("2.18", 1152)])
+    def test_a_block_that_grows_a_little_gets_a_quarter_more_up_to_2_17(self, version, live):
+        end = feed(Tcmalloc(version=version), [(ALLOC, 0, 0, 1024), (REALLOC, 0, 0, 1025)])
+        assert end["live"] == live
 
 
 class TestBesideATrace:
