@@ -36,6 +36,8 @@ COLUMNS = REQUIRED | OPTIONAL
 # Rows of a batch: nine columns of it stay within a second-level cache, and a batch's overhead is lost in it.
 BATCH_EVENTS = 65_536
 _ROW_GROUP_EVENTS = 1 << 20
+# Columns are read through buffers of this size; pre-buffering would keep every row group that was read.
+_READ_BYTES = 1 << 18
 
 RawColumns = dict[str, NDArray[Any]]
 
@@ -83,7 +85,7 @@ class TraceReader:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._file = pq.ParquetFile(_source(path), memory_map=False)
+            self._file = pq.ParquetFile(_source(path), pre_buffer=False, buffer_size=_READ_BYTES)
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"{path}: {_reason(path, error)}") from error
         self.schema = self._file.schema_arrow
