@@ -16,6 +16,7 @@ from harness.trace import BATCH_EVENTS, TraceWriter
 _MAX_THREADS = 65_535
 # Steady state wanders some standard deviations above it, and a trace may have 2^32 - 2 live objects.
 _MAX_LIVE = 1 << 31
+_MAX_EVENTS = 2**63 - 1  # No limit that anyone meets.
 _MAX_LOG_SIZE = 32.5  # Just below ln 2^47, the address space.
 
 
@@ -81,7 +82,7 @@ def generate(
 
 
 def _check(events: int, parameters: dict[str, int | float]) -> None:
-    _within("events", events, 0, 2**63 - 1)
+    _within("events", events, 0, _MAX_EVENTS)
     _within("live", parameters["live"], 1, _MAX_LIVE)
     _within("seed", parameters["seed"], 0, 2**64 - 1)
     _within("threads", parameters["threads"], 1, _MAX_THREADS)
@@ -99,5 +100,5 @@ def _check(events: int, parameters: dict[str, int | float]) -> None:
 def _within(name: str, value: float, lowest: float, highest: float) -> None:
     if math.isnan(value) or not lowest <= value <= highest:
         option = f"--{name.replace('_', '-')}"
-        expected = f"{lowest:,} to {highest:,}" if highest < 2**63 - 1 else f"{lowest:,} or more"
+        expected = f"{lowest:,} to {highest:,}" if highest != _MAX_EVENTS else f"{lowest:,} or more"
         raise HarnessError(f"{option} {value}: expected {expected}")
