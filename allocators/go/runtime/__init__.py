@@ -81,6 +81,8 @@ def replay(
     ``state_every`` takes the heap's state after every so many events. AllocatorError where no toolchain is
     found, the replayer does not build, the trace holds too many objects at once, or the run fails.
     """
+    if procs > 1 and collector != "explicit":
+        raise AllocatorError("the real runtime is replayed on several Ps with explicit collections only")
     records = _records(batches, procs, state_every)
     environment = _environment(procs, collector, gogc)
     hold_back = NO_BACKGROUND_SCAVENGE | (NO_BACKGROUND_SWEEP if collector == "lazy" else 0)

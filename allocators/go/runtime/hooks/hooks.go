@@ -18,6 +18,17 @@ var harnessHeldBack uint32
 //go:linkname harnessHoldBack main.harnessHoldBack
 func harnessHoldBack(bits uint32) { harnessHeldBack = bits }
 
+// harnessSettled tells whether a collection has left nothing to do: all is swept, and the background sweeper, where it
+// may run, has freed the work buffers.
+//
+//go:linkname harnessSettled main.harnessSettled
+func harnessSettled() bool {
+	lock(&work.wbufSpans.lock)
+	freed := work.wbufSpans.free.isEmpty() && work.wbufSpans.busy.isEmpty()
+	unlock(&work.wbufSpans.lock)
+	return isSweepDone() && (freed || harnessHeldBack&harnessNoBackgroundSweep != 0)
+}
+
 // Three words a cycle: live bytes at its start, marked bytes, scanned stack bytes.
 const harnessMaxCycles = 1 << 14
 
@@ -241,19 +252,26 @@ func (w *harnessWriter) chunks() {
 	w.fill(at, n)
 }
 
-// harnessSwitchP moves the running thread onto an idle P, so that one thread can play the part of several. False
-// where that P is not idle, or work waits on this one.
+// harnessPin moves the running thread onto a P and keeps it there until harnessUnpin, so that one thread can play the
+// part of several. False, and not pinned, where that P is not idle or work waits on this one. No collection begins
+// while a thread is pinned.
 //
-//go:linkname harnessSwitchP main.harnessSwitchP
-func harnessSwitchP(id int32) bool {
+//go:linkname harnessPin main.harnessPin
+func harnessPin(id int32) bool {
 	mp := acquirem()
-	if mp.p.ptr().id == id {
-		releasem(mp)
+	if mp.p.ptr().id == id || harnessSwitchP(mp, id) {
 		return true
 	}
+	releasem(mp)
+	return false
+}
+
+//go:linkname harnessUnpin main.harnessUnpin
+func harnessUnpin() { releasem(getg().m) }
+
+func harnessSwitchP(mp *m, id int32) bool {
 	// The goroutine that waits here would be left on an idle P.
 	if !runqempty(mp.p.ptr()) {
-		releasem(mp)
 		return false
 	}
 	switched := false
@@ -279,6 +297,5 @@ func harnessSwitchP(id int32) bool {
 		acquirepNoTrace(want)
 		switched = true
 	})
-	releasem(mp)
 	return switched
 }

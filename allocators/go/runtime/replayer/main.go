@@ -17,7 +17,9 @@ import (
 
 // In package runtime: hooks.go.
 func harnessHeapState(buffer unsafe.Pointer, room int) int
-func harnessSwitchP(id int32) bool
+func harnessPin(id int32) bool
+func harnessUnpin()
+func harnessSettled() bool
 func harnessHoldBack(bits uint32)
 func harnessCycleWords() []uint64
 func harnessForgetCycles()
@@ -125,30 +127,40 @@ func makeSpareThreads(count int) {
 	ended.Wait()
 }
 
-// collect lets the background sweeper run too: it frees the work buffers after the collection has returned.
+// collect lets the background sweeper finish too: it frees the work buffers after the collection has returned.
 func collect() {
 	runtime.GC()
 	for range 20 {
 		runtime.Gosched()
 	}
+	for !harnessSettled() {
+		runtime.Gosched()
+	}
 }
 
+// replay carries out the trace. Pinning, at each allocation anew since the scheduler may have moved this goroutine
+// meanwhile, is for several Ps only: a collection cannot be triggered by an allocation that is pinned.
+//
 //go:noinline
-func replay(events []record, addresses []uint64, s *states) {
+func replay(events []record, addresses []uint64, s *states, pin bool) {
 	allocations := 0
 	for i := range events {
 		e := &events[i]
 		switch e.op {
 		case opAllocate:
-			// At each allocation anew: the scheduler may have moved this goroutine meanwhile.
-			for !harnessSwitchP(int32(e.p)) {
-				runtime.Gosched()
+			if pin {
+				for !harnessPin(int32(e.p)) {
+					runtime.Gosched()
+				}
 			}
 			var object unsafe.Pointer
 			if e.noscan != 0 {
 				object = mallocgc(uintptr(e.size), nil, true)
 			} else {
 				object = mallocgc(uintptr(e.size), scanType, true)
+			}
+			if pin {
+				harnessUnpin()
 			}
 			table[e.slot] = object
 			addresses[allocations] = uint64(uintptr(object))
@@ -202,7 +214,7 @@ func main() {
 	collect()
 	harnessForgetCycles()
 	s.take()
-	replay(events, addresses, s)
+	replay(events, addresses, s, runtime.GOMAXPROCS(0) > 1)
 	s.take()
 
 	if err := os.Truncate(*statePath, int64(s.count)*8); err != nil {
