@@ -24,8 +24,8 @@
 namespace tcmalloc {
 
 // Page -> span. Right for the first and the last page of every span, which is all that merging asks for;
-// other pages may name a span that is gone. Leaves are made where spans are, so a huge span costs two of
-// them.
+// other pages may name a span that is gone. Leaves are made where spans begin and end, so a huge one is
+// cheap.
 class PageMap {
  public:
   static constexpr int kLeafShift = 18;  // pagemap.h: PageMap2 for 48-bit addresses; a leaf covers 2 GiB.
@@ -112,8 +112,7 @@ class PageHeap {
     return span;
   }
 
-  // PageHeap::NewAligned: for alignments above a page. What surrounds the aligned part is freed, its front
-  // first.
+  // PageHeap::NewAligned: for alignments above a page. What surrounds the aligned part is freed, front first.
   SpanIndex new_aligned(std::uint64_t pages, std::uint64_t alignment_pages) {
     lock();
     SpanIndex span = new_span_locked(pages + alignment_pages);
@@ -398,8 +397,7 @@ class PageHeap {
     }
   }
 
-  // Round robin over the lengths, the large spans last: of each the oldest normal span, of the large ones the
-  // shortest.
+  // Round robin over the lengths, large spans last: of each the oldest normal span, of these the shortest.
   std::uint64_t release_at_least(std::uint64_t pages) {
     std::uint64_t released = 0;
     while (released < pages && stats_.free_bytes > 0) {

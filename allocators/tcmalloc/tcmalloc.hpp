@@ -2,8 +2,7 @@
 //
 // An allocation of up to 256 KiB goes up the tiers until one has objects of its class:
 //   1. size_map: the size's class.
-//   2. thread_cache: the top of the thread's own list of that class. No lock. Almost every allocation ends
-//   here.
+//   2. thread_cache: the top of the thread's own list of that class, without a lock. Here most end.
 //   3. transfer_cache: a whole batch that another thread gave back, if a whole batch is wanted.
 //   4. central_free_list: objects of the first span that has any.
 //   5. page_heap: a span of the class's length, carved from the shortest free one that fits.
@@ -14,18 +13,17 @@
 // A free goes back down as far as there is too much:
 //   1. thread_cache: onto the thread's list, whichever thread allocated the object. A thread without a cache
 //      skips this step.
-//   2. transfer_cache: if the list is too long, or the cache too large, batches of it, as long as there are
-//   slots.
+//   2. transfer_cache: if the list is too long, or the cache too large, batches of it, while there are slots.
 //   3. central_free_list: anything else, object by object, to its span.
 //   4. page_heap: a span whose last object is back; it merges with free neighbours.
 //   5. the operating system: one span each time enough pages have been freed; its address space stays.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -38,16 +36,16 @@
 
 namespace tcmalloc {
 
+// Checked, and given its defaults, in __init__.py.
 struct Options {
   Version version;
-  std::uint32_t transfer_num_objects = 512;
-  // Starts as a process that is linked with the library does; otherwise with an empty heap.
-  bool starts_as_process = true;
-  double release_rate = 1.0;
-  std::uint64_t max_total_thread_cache_bytes = CacheLimits::kDefaultOverallBytes;
+  std::uint32_t transfer_num_objects = 0;
+  bool starts_as_process = false;  // As a process that is linked with the library; otherwise empty.
+  double release_rate = 0;
+  std::uint64_t max_total_thread_cache_bytes = 0;
   bool aggressive_decommit = false;
   std::uint64_t heap_limit_mb = 0;
-  std::uint64_t heap_base = 0x5555'55d6'2000;
+  std::uint64_t heap_base = 0;
 };
 
 class Tcmalloc {
@@ -85,7 +83,10 @@ class Tcmalloc {
   // A null block, and the old one stands, where there is no memory for the new one.
   Block reallocate(Block old, const harness::Request& request) {
     const std::uint64_t old_bytes = usable_bytes(old);
-    if (keeps_block(old_bytes, request.size)) return old;
+    if (keeps_block(old_bytes, request.size)) {
+      ++reallocations_in_place_;
+      return old;
+    }
     const Block moved = malloc_for_realloc(request, old_bytes);
     if (!moved) return {};
     note_live(moved, 1);
@@ -290,8 +291,8 @@ class Tcmalloc {
     }
   }
 
-  // A dynamically linked process before main(), observed in a debugger for every version named here:
-  // libstdc++ makes its emergency pool, then the library's own guard object allocates and frees a byte twice.
+  // What a debugger shows of a dynamically linked process before main(): libstdc++ makes its emergency pool,
+  // then the library's own guard object allocates and frees a byte twice.
   void start_process(const Options& options) {
     std::unique_ptr<ThreadCache> first = new_heap();
     if (version_.keeps_first_cache()) tiers_->page_heap.metadata().allocate(kSlowTlsEntryBytes);
@@ -313,6 +314,7 @@ class Tcmalloc {
       allocate_at_start(main, 16);
       allocate_at_start(main, 8);
     }
+    tiers_->limits.stats.served = {};  // From here on the trace's allocations are counted.
   }
 
   void initialise_variables(const Options& options) {
@@ -340,6 +342,7 @@ class Tcmalloc {
   std::uint64_t extra_bytes_released_ = 0;
   std::uint64_t large_allocations_ = 0;
   std::uint64_t large_system_memory_ = 0;
+  std::uint64_t reallocations_in_place_ = 0;
 };
 
 inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
@@ -385,15 +388,16 @@ inline harness::Counters Tcmalloc::counters() const {
   const std::uint64_t page_heap_locks =
       pages.lock_acquisitions + front.caches_created + front.caches_deleted + front.scavenges;
   const std::pair<const char*, std::uint64_t> counts[] = {
-      {"front_end_hits", front.hits},
-      {"refills", front.refills},
-      {"refilled_objects", front.refilled_objects},
-      {"refills_from_transfer", front.transfer_refills},
-      {"refills_from_central", front.central_refills},
-      {"refills_from_new_span", front.new_span_refills},
-      {"refills_from_new_os_memory", front.new_system_memory_refills},
+      {"front_end_hits", front.served.hits},
+      {"refills", front.served.refills},
+      {"refilled_objects", front.served.refilled_objects},
+      {"refills_from_transfer", front.served.transfer_refills},
+      {"refills_from_central", front.served.central_refills},
+      {"refills_from_new_span", front.served.new_span_refills},
+      {"refills_from_new_os_memory", front.served.new_system_memory_refills},
       {"large_allocations", large_allocations_},
       {"large_allocations_from_new_os_memory", large_system_memory_},
+      {"reallocations_in_place", reallocations_in_place_},
       {"flushes", front.flushes},
       {"flushed_objects", front.flushed_objects},
       {"thread_cache_scavenges", front.scavenges},

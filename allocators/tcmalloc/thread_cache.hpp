@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,15 +17,20 @@ namespace tcmalloc {
 
 class ThreadCache;
 
-struct ThreadCacheStats {
-  std::uint64_t free_bytes = 0;  // In all caches.
-  std::uint64_t hits = 0;        // Allocations that a list served.
-  std::uint64_t refills = 0;     // FetchFromCentralCache that got something, and how much.
+// Where allocations were served.
+struct ServedAllocations {
+  std::uint64_t hits = 0;     // By a list.
+  std::uint64_t refills = 0;  // By FetchFromCentralCache, which got so many objects.
   std::uint64_t refilled_objects = 0;
   std::uint64_t transfer_refills = 0;  // Refills by the farthest tier that was asked.
   std::uint64_t central_refills = 0;
   std::uint64_t new_span_refills = 0;
   std::uint64_t new_system_memory_refills = 0;
+};
+
+struct ThreadCacheStats {
+  std::uint64_t free_bytes = 0;  // In all caches.
+  ServedAllocations served;
   std::uint64_t flushes = 0;  // ReleaseToCentralCache.
   std::uint64_t flushed_objects = 0;
   std::uint64_t scavenges = 0;
@@ -35,8 +39,7 @@ struct ThreadCacheStats {
   std::uint64_t caches_deleted = 0;
 };
 
-// How much each cache may hold: the static part of the original's ThreadCache. Guarded by the page heap's
-// lock.
+// How much each cache may hold: the static part of the original's ThreadCache, under the page heap's lock.
 class CacheLimits {
  public:
   // thread_cache.h: kDefaultOverallThreadCacheSize, kMinThreadCacheSize.
@@ -101,7 +104,7 @@ class ThreadCache {
     const Block object = list.objects.back();
     list.objects.pop_back();
     list.low_water = std::min(list.low_water, list.length());
-    ++limits_.stats.hits;
+    ++limits_.stats.served.hits;
     add_bytes(-std::int64_t{list.object_bytes});
     return object;
   }
@@ -160,22 +163,22 @@ class ThreadCache {
   }
 
   void note_refill(std::uint8_t size_class, bool from_transfer) {
-    ThreadCacheStats& stats = limits_.stats;
-    ++stats.refills;
-    stats.refilled_objects += lists_[size_class].length();
+    ServedAllocations& served = limits_.stats.served;
+    ++served.refills;
+    served.refilled_objects += lists_[size_class].length();
     if (from_transfer) {
-      ++stats.transfer_refills;
+      ++served.transfer_refills;
       return;
     }
     switch (transfer_.last_source(size_class)) {
       case CentralFreeList::Source::kSpan:
-        ++stats.central_refills;
+        ++served.central_refills;
         break;
       case CentralFreeList::Source::kNewSpan:
-        ++stats.new_span_refills;
+        ++served.new_span_refills;
         break;
       case CentralFreeList::Source::kNewSystemMemory:
-        ++stats.new_system_memory_refills;
+        ++served.new_system_memory_refills;
         break;
     }
   }

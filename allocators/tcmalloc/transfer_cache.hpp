@@ -61,8 +61,7 @@ class TransferCaches {
     return caches_[size_class].central_.last_source();
   }
 
-  // CentralFreeList::RemoveRange: appends up to n objects to the chain. Returns whether a batch at hand
-  // served.
+  // CentralFreeList::RemoveRange: appends up to n objects to the chain. Returns whether a batch served.
   bool remove_range(std::uint8_t size_class, std::uint32_t objects, Chain& chain) {
     ++stats_.lock_acquisitions;
     TransferCache& cache = caches_[size_class];
