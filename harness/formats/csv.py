@@ -7,6 +7,7 @@ left.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from harness.formats.text import TextWriter, head_of, open_text, unreadable
 from harness.trace import COLUMNS, REQUIRED
 
 _BLOCK_BYTES = 1 << 20
+# What Arrow says of a row with too few or too many values.
+_BROKEN_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -39,12 +42,6 @@ class CsvTrace:
     def raw_batches(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows, a block of the file at a time."""
         row = 0
-        broken: list[arrow_csv.InvalidRow] = []
-
-        def remember(invalid: arrow_csv.InvalidRow) -> str:
-            broken.append(invalid)
-            return "error"
-
         words = pa.dictionary(pa.int32(), pa.string())
         kinds = {name: words if name in ("op", "noscan") else pa.string() for name in self.columns}
         stream = open_text(self.path)
@@ -53,8 +50,7 @@ class CsvTrace:
             reader = arrow_csv.open_csv(
                 stream,
                 arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-                arrow_csv.ParseOptions(invalid_row_handler=remember),
-                arrow_csv.ConvertOptions(
+                convert_options=arrow_csv.ConvertOptions(
                     column_types=kinds,
                     include_columns=self.columns,
                     strings_can_be_null=False,
@@ -65,22 +61,20 @@ class CsvTrace:
                 yield {name: to_numpy(self.path, name, batch.column(name), row) for name in self.columns}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
+            broken = _BROKEN_ROW.search(str(error))
             if broken:
-                raise self._broken(broken[0], row) from error
+                number, expected, found, text = broken.groups()
+                # Arrow counts lines from 1, the header among them.
+                raise TraceError(
+                    f"{self.path}: row {int(number) - 2}: found {found} values in {shown(text)}, "
+                    f"expected {expected}"
+                ) from error
             if "straddl" in str(error):
                 raise TraceError(
                     f"{self.path}: row {row} or after: found a row of more than {_BLOCK_BYTES:,} bytes, "
                     f"expected a line an event"
                 ) from error
             raise unreadable(self.path, error, f"row {row} or after: ") from error
-
-    def _broken(self, invalid: arrow_csv.InvalidRow, row: int) -> TraceError:
-        # Arrow counts lines from 1, the header among them.
-        where = f"row {row} or after" if invalid.number is None else f"row {invalid.number - 2}"
-        return TraceError(
-            f"{self.path}: {where}: found {invalid.actual_columns} values in {shown(invalid.text)}, "
-            f"expected {invalid.expected_columns}"
-        )
 
 
 class Csv:
