@@ -23,9 +23,8 @@
 
 namespace tcmalloc {
 
-// Page -> span. Right for the first and the last page of every span, which is all that merging asks for;
-// other pages may name a span that is gone. Leaves are made where spans begin and end, so a huge one is
-// cheap.
+// Page -> span. Right for the first and the last page of every span, which is all that merging asks for.
+// Other pages may name a span that is gone. Leaves exist where a span begins or ends: a huge one is cheap.
 class PageMap {
  public:
   static constexpr int kLeafShift = 18;  // pagemap.h: PageMap2 for 48-bit addresses; a leaf covers 2 GiB.

@@ -14,8 +14,7 @@ struct Version {
   // No MallocExtension object is allocated at start any more.
   bool starts_without_extension_object() const { return minor >= 14; }
   // The main thread keeps the cache that its first allocation made; before, that one was orphaned and a
-  // second one made. In exchange an entry for threads without thread-local storage is taken from the
-  // metadata.
+  // second one made. In exchange, an entry for threads without thread-local storage takes some metadata.
   bool keeps_first_cache() const { return minor >= 16; }
   // The property tcmalloc.min_per_thread_cache_bytes exists; before, it was a constant.
   bool has_minimum_property() const { return minor >= 16; }
