@@ -72,7 +72,8 @@ def summary(trace: Mapping[str, Any], result: Mapping[str, Any], floor: Parts) -
     events, peak_requested = trace["events"], trace["peak_requested_bytes"]
     floor_committed = committed_bytes(floor)
     counters: Mapping[str, int] = result["counters"]
-    served = trace["allocations"] + trace["reallocations"]
+    in_place = counters.get("reallocations_in_place", 0)
+    served = trace["allocations"] + trace["reallocations"] - in_place
     return {
         "peak_requested_bytes": peak_requested,
         "peak_committed_bytes": result["peak_committed"],

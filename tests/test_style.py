@@ -19,13 +19,13 @@ TOOLS = {
     "ruff check": ["ruff", "check"],
     "ruff format": ["ruff", "format", "--check"],
     "mypy": ["mypy"],
-    "clang-format": ["clang_format", "--dry-run", "-Werror", *NATIVE],
+    "clang-format": ["clang-format", "--dry-run", "-Werror", *NATIVE],
 }
 
 
 @pytest.mark.parametrize("command", TOOLS.values(), ids=TOOLS)
 def test_nothing_to_say(command):
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    name, *arguments = command
+    tool = Path(sys.executable).with_name(name)
+    done = subprocess.run([tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

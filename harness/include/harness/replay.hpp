@@ -69,6 +69,7 @@ class Replay {
   using Block = typename A::Block;
 
   template <typename... Options>
+    requires std::constructible_from<A, Options...>
   explicit Replay(Options&&... options) : allocator_(std::forward<Options>(options)...) {
     note_committed();
     if constexpr (HasClasses<A>) {
