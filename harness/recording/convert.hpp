@@ -78,7 +78,7 @@ class RawFile {
   raw_header header_{};
 };
 
-// Columns of harness-trace/1.
+// Columns of harness-trace/1, with room for more rows than there are yet.
 struct Rows {
   std::vector<std::uint8_t> op;
   std::vector<std::uint32_t> thread;
@@ -86,14 +86,15 @@ struct Rows {
   std::vector<std::uint64_t> size;
   std::vector<std::uint32_t> alignment;
   std::vector<std::int64_t> time_ns;
+  std::size_t count = 0;
 
-  void reserve(std::size_t rows) {
-    op.reserve(rows);
-    thread.reserve(rows);
-    object.reserve(rows);
-    size.reserve(rows);
-    alignment.reserve(rows);
-    time_ns.reserve(rows);
+  void resize(std::size_t rows) {
+    op.resize(rows);
+    thread.resize(rows);
+    object.resize(rows);
+    size.resize(rows);
+    alignment.resize(rows);
+    time_ns.resize(rows);
   }
 };
 
@@ -121,6 +122,7 @@ class Conversion {
     const RawFile ancestor(path);
     keeps_shapes_ = true;
     Rows unused;
+    unused.resize(kMaxRowsOfRecord);
     std::uint64_t position = 0;
     while (position < records) {
       const std::size_t wanted =
@@ -128,8 +130,8 @@ class Conversion {
       const std::size_t got = ancestor.read_records(buffer_.data(), wanted, position);
       if (got == 0) break;
       for (std::size_t i = 0; i < got; ++i) {
+        unused.count = 0;
         if (buffer_[i].word[0] != 0) add(raw_decode(buffer_[i]), unused);
-        unused = Rows();
       }
       position += got;
     }
@@ -144,9 +146,9 @@ class Conversion {
   // them.
   Rows take(std::size_t max_rows, bool is_final) {
     Rows rows;
-    rows.reserve(max_rows + 1);
-    if (keeps_shapes_) emit_inherited(rows);
-    while (rows.op.size() < max_rows) {
+    rows.resize(max_rows + kMaxRowsOfRecord);
+    if (keeps_shapes_) emit_inherited(rows, max_rows);
+    while (rows.count < max_rows) {
       if (next_ == filled_ && !refill(is_final)) break;
       const raw_record& record = buffer_[next_];
       if (record.word[0] == 0) {
@@ -158,6 +160,7 @@ class Conversion {
       add(raw_decode(record), rows);
       ++next_;
     }
+    rows.resize(rows.count);
     return rows;
   }
 
@@ -182,6 +185,7 @@ class Conversion {
   };
 
   static constexpr std::size_t kBufferRecords = 1 << 15;  // 768 KiB: within a second-level cache.
+  static constexpr std::size_t kMaxRowsOfRecord = 2;      // A free that was not seen, and the event itself.
   static constexpr std::uint32_t kNone = harness::IdTable::kNone;
   static constexpr std::uint32_t kDefaultLog2Alignment = 3;  // Up to 8 bytes every allocator aligns anyway.
   static constexpr std::uint32_t kMaxLog2Alignment = 31;     // What the column holds.
@@ -295,22 +299,25 @@ class Conversion {
   void append(Rows& rows, std::uint32_t op, std::uint32_t thread, std::uint32_t slot, std::uint64_t size,
               std::uint32_t log2_alignment) {
     const bool is_default = log2_alignment <= kDefaultLog2Alignment;
-    rows.op.push_back(static_cast<std::uint8_t>(op));
-    rows.thread.push_back(thread);
-    rows.object.push_back(slot);
-    rows.size.push_back(size);
-    rows.alignment.push_back(is_default ? 0 : 1u << std::min(log2_alignment, kMaxLog2Alignment));
-    rows.time_ns.push_back(last_time_ns_);
+    const std::size_t row = rows.count++;
+    rows.op[row] = static_cast<std::uint8_t>(op);
+    rows.thread[row] = thread;
+    rows.object[row] = slot;
+    rows.size[row] = size;
+    rows.alignment[row] = is_default ? 0 : 1u << std::min(log2_alignment, kMaxLog2Alignment);
+    rows.time_ns[row] = last_time_ns_;
     ++counts_.events;
   }
 
   // Slots are given anew, so that they are dense, in the order of the old ones.
-  void emit_inherited(Rows& rows) {
+  void emit_inherited(Rows& rows, std::size_t max_rows) {
     keeps_shapes_ = false;
     slots_ = harness::IdTable();
     free_slots_.clear();
     slots_taken_ = 0;
-    for (const Shape& object : std::exchange(shapes_, {})) {
+    const std::vector<Shape> objects = std::exchange(shapes_, {});
+    rows.resize(max_rows + kMaxRowsOfRecord + objects.size());
+    for (const Shape& object : objects) {
       if (object.address == 0) continue;
       const std::uint32_t slot = take_slot();
       slots_.insert(object.address, slot);

@@ -151,7 +151,7 @@ def test_ten_million_events_of_four_threads_are_in_true_order(build, tmp_path):
 
 
 def test_no_free_of_a_recorded_object_is_lost(build, tmp_path):
-    conversion, raw = record_raw(build("handover.c"), tmp_path)
+    conversion = record_raw(build("handover.c"), tmp_path)
     while conversion.take(1 << 16, True) is not None:
         pass
     counts = conversion.counts()
@@ -160,7 +160,7 @@ def test_no_free_of_a_recorded_object_is_lost(build, tmp_path):
 
 
 def record_raw(program, folder, *arguments):
-    """Run a program under the library alone; returns its raw file, opened for conversion."""
+    """Run a program under the library alone; returns the conversion of its raw file."""
     from harness.recording._recording import Conversion
     from harness.recording.recorder import LIBRARY
 
@@ -168,7 +168,7 @@ def record_raw(program, folder, *arguments):
     environment = os.environ | {"LD_PRELOAD": str(LIBRARY), "HARNESS_RECORD_OUTPUT": str(output)}
     subprocess.run([program, *arguments], env=environment, check=True)
     raw = f"{output}.raw"
-    return Conversion(os.fsencode(raw)), raw
+    return Conversion(os.fsencode(raw))
 
 
 def test_a_thread_ends_once_and_what_it_frees_afterwards_starts_no_lasting_thread(build, tmp_path):

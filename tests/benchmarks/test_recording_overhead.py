@@ -1,0 +1,84 @@
+"""What recording costs: the run time above the plain program's, conversion included, beside heaptrack's.
+
+Plain, recorded and heaptrack runs take turns, so that a busy moment of the machine meets all three. Run with
+`pytest -s -m slow tests/benchmarks/test_recording_overhead.py` to see the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent.parent / "recording" / "programs"
+ROUNDS = 5
+HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
+
+# Compiles the standard library's larger modules: a million small objects, deep stacks.
+PYTHON_WORK = """
+import argparse, ast, asyncio.base_events, inspect, tarfile, turtle, typing
+for module in (argparse, ast, asyncio.base_events, inspect, tarfile, turtle, typing) * 3:
+    compile(ast.parse(inspect.getsource(module)), module.__name__, "exec")
+"""
+
+
+def seconds(command, folder, **variables):
+    begin = time.perf_counter()
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | variables,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - begin
+
+
+def medians(command, folder, **variables):
+    """Median seconds of the plain, the recorded and the heaptrack run."""
+    recorded = [*HARNESS, "record", "--quiet", "-o", "out.parquet", "--", *command]
+    heaptrack = ["heaptrack", "-o", "heaptrack", *command]
+    rounds = [
+        [seconds(variant, folder, **variables) for variant in (command, recorded, heaptrack)]
+        for _ in range(ROUNDS)
+    ]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def check(name, command, folder, **variables):
+    plain, recorded, heaptrack = medians(command, folder, **variables)
+    ratio = (recorded - plain) / (heaptrack - plain)
+    print(
+        f"\n{name}: plain {plain:.2f} s, recorded {recorded:.2f} s, heaptrack {heaptrack:.2f} s; "
+        f"overhead {recorded - plain:.2f} s against {heaptrack - plain:.2f} s, ratio {ratio:.2f}"
+    )
+    assert ratio <= 0.5
+
+
+def need_heaptrack():
+    if shutil.which("heaptrack") is None:
+        if os.environ.get("CI"):
+            pytest.fail("heaptrack is missing: apt-get install heaptrack")
+        pytest.skip("heaptrack is missing: apt-get install heaptrack")
+
+
+@pytest.mark.slow
+def test_recording_a_single_threaded_program_costs_at_most_half_of_heaptrack(tmp_path):
+    need_heaptrack()
+    command = [os.path.realpath(sys.executable), "-c", PYTHON_WORK]
+    check("python, one thread", command, tmp_path, PYTHONMALLOC="malloc")
+
+
+@pytest.mark.slow
+def test_recording_four_threads_costs_at_most_half_of_heaptrack(tmp_path):
+    need_heaptrack()
+    program = str(tmp_path / "handover")
+    subprocess.run(["gcc", "-O2", "-pthread", str(PROGRAMS / "handover.c"), "-o", program], check=True)
+    check("handover, four threads", [program, "4", "2500000"], tmp_path)
