@@ -129,7 +129,9 @@ def test_canonical_is_canonical(tmp_path_factory, trace):
 
 @settings(max_examples=150, deadline=None)
 @given(trace=traces(), window=st.tuples(st.integers(0, 60), st.integers(0, 60)))
-def test_a_cut_holds_at_its_beginning_what_the_program_held_and_goes_on_alike(tmp_path_factory, trace, window):
+def test_a_cut_holds_at_its_beginning_what_the_program_held_and_goes_on_alike(
+    tmp_path_factory, trace, window
+):
     folder = tmp_path_factory.mktemp("convert")
     convert(write(folder, trace), str(folder / "whole.parquet"))
     whole = rows_of(folder / "whole.parquet")
@@ -183,7 +185,9 @@ def test_threads_keep_their_objects_and_what_becomes_of_them(tmp_path_factory, t
             dropped += not taken
         if taken:
             expected.append((op, thread, row["size"], row["time_ns"]))
-    found = [(row["op"], row["thread"], row["size"], row["time_ns"]) for row in rows_of(folder / "part.parquet")]
+    found = [
+        (row["op"], row["thread"], row["size"], row["time_ns"]) for row in rows_of(folder / "part.parquet")
+    ]
     assert found == expected
     assert result.frees_dropped == dropped
     totals(folder / "part.parquet")
@@ -462,9 +466,13 @@ def test_the_content_decides_the_format_and_then_the_name(tmp_path):
     assert convert(str(tmp_path / "events.txt"), str(tmp_path / "b.parquet")).events == 6
     assert digest(tmp_path / "a.parquet") == digest(tmp_path / "b.parquet")
     (tmp_path / "noise.txt").write_text("no trace at all\n")
-    with pytest.raises(HarnessError, match=r"noise.txt: its format was not recognised; name it with --from csv"):
+    with pytest.raises(
+        HarnessError, match=r"noise.txt: its format was not recognised; name it with --from csv"
+    ):
         convert(str(tmp_path / "noise.txt"), str(tmp_path / "c.parquet"))
-    with pytest.raises(HarnessError, match=r"out.txt: its suffix belongs to no format; name it with --to csv"):
+    with pytest.raises(
+        HarnessError, match=r"out.txt: its suffix belongs to no format; name it with --to csv"
+    ):
         convert(str(misnamed), str(tmp_path / "out.txt"))
     with pytest.raises(TraceError, match=r"none.csv: no such file"):
         convert(str(tmp_path / "none.csv"), str(tmp_path / "c.parquet"))

@@ -205,6 +205,14 @@ def test_rare_short_bins_are_one_row_that_loses_nothing(tmp_path):
     assert "| 1 B" not in sizes
 
 
+def test_a_bin_that_is_rare_but_heavy_keeps_its_row(tmp_path):
+    rows = [(ALLOC, 0, 0, 1 << 20), (FREE, 0, 0, 0)]
+    rows += [(ALLOC, 0, i, 1) for i in range(4_000)] + [(FREE, 0, i, 0) for i in range(4_000)]
+    text = inspection_tables(inspect(write_trace(tmp_path / "t.parquet", rows)), "markdown")
+    events = text[text.index("### Lifetimes in events") :].splitlines()
+    assert [cell.strip() for cell in events[4].split("|")[1:6]] == ["1", "1", "0.0 %", "▏", "1.00 MiB"]
+
+
 @pytest.mark.parametrize(
     ("nanoseconds", "text"),
     [(5, "5 ns"), (999, "999 ns"), (1_500, "1.5 us"), (999_999_999, "1.00 s"), (5_000_000_000, "5.00 s")],
