@@ -349,6 +349,8 @@ class AtomicOutput:
                 f"{folder}/.{name}.{secrets.token_hex(4)}" if folder else f".{name}.{secrets.token_hex(4)}"
             )
             self.stream = self._filesystem.open_output_stream(self._temporary)
+        except FileNotFoundError as error:
+            raise TraceError(f"{path}: cannot be written: there is no such folder") from error
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"{path}: cannot be written: {_reason(path, error)}") from error
 

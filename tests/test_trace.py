@@ -76,7 +76,7 @@ def test_a_file_that_fails_half_way_does_not_appear(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_one_line(tmp_path):
-    with pytest.raises(TraceError, match=r"cannot be written"):
+    with pytest.raises(TraceError, match=r"cannot be written: there is no such folder"):
         AtomicOutput(str(tmp_path / "missing" / "t.parquet"))
 
 
