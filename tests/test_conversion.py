@@ -245,18 +245,20 @@ def test_a_cuts_totals_are_those_of_the_window(tmp_path, long, first, end):
     cut = totals(tmp_path / "cut.parquet")
     requested, live, frees = [], [], 0
     held, objects = 0, 0
-    for event, (batch, i) in enumerate(
-        (batch, i) for batch in TraceReader(long).checked() for i in range(len(batch.op))
-    ):
+    batches = TraceReader(long).checked()
+    steps = (
+        step for batch in batches for step in zip(batch.op.tolist(), batch.requested.tolist(), strict=True)
+    )
+    for event, (op, requested_bytes) in enumerate(steps):
         if event == first:
             requested.append(held)
             live.append(objects)
-        held = int(batch.requested[i])
-        objects += 1 if batch.op[i] == ALLOC else -1
+        held = requested_bytes
+        objects += 1 if op == ALLOC else -1
         if event >= first and (end is None or event < end):
             requested.append(held)
             live.append(objects)
-            frees += int(batch.op[i] == FREE)
+            frees += op == FREE
     if not requested:
         requested, live = [held], [objects]
     assert cut["peak_requested_bytes"] == max(requested)
