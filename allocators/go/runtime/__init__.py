@@ -43,14 +43,16 @@ SPARE_THREADS = 8
 # too, the world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1, without the
 # background sweeper).
 Collector = Literal["explicit", "stopped", "lazy"]
+STOP_THE_WORLD = {"explicit": (), "stopped": ("gcstoptheworld=2",), "lazy": ("gcstoptheworld=1",)}
 
 
 class Cycle(NamedTuple):
-    """What one collection found, in bytes."""
+    """What one collection found, in bytes where nothing else is said."""
 
     heap_live: int  # When it began.
     heap_marked: int
     stack_scan: int
+    work_buffer_spans: int  # A count; each takes four pages.
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _run(
         states = read_states(words.tolist(), toolchain.version, _has_greentea(toolchain, experiments))
         addresses = np.fromfile(folder / "addresses", dtype=np.uint64)
         cycles = folder / "cycles"
-        found = np.fromfile(cycles, dtype=np.uint64).reshape(-1, 3).tolist() if cycles.exists() else []
+        found = np.fromfile(cycles, dtype=np.uint64).reshape(-1, 4).tolist() if cycles.exists() else []
     return Run(states[0], states[-1], states[1:-1], addresses, [Cycle(*row) for row in found])
 
 
@@ -140,11 +142,12 @@ def _has_greentea(toolchain: Toolchain, experiments: tuple[str, ...]) -> bool:
 
 
 def _environment(procs: int, collector: Collector, gogc: int) -> dict[str, str]:
-    stop_the_world = {"explicit": "", "stopped": "gcstoptheworld=2", "lazy": "gcstoptheworld=1"}[collector]
+    # A stack that a cycle shrinks has to grow again, from a span of its own that comes and goes.
+    debug = ["gcshrinkstackoff=1", *STOP_THE_WORLD[collector]]
     return {
         "GOMAXPROCS": str(procs),
         "GOGC": "off" if collector == "explicit" else str(gogc),
-        "GODEBUG": stop_the_world,
+        "GODEBUG": ",".join(debug),
     }
 
 

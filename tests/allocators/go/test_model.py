@@ -286,7 +286,6 @@ def test_an_object_in_a_tiny_block_of_the_start_is_live_while_it_lives():
         ({"gogc": -1}, "gogc=-1"),
         ({"procs": 0}, "procs=0"),
         ({"version": "1.24", "greentea": "on"}, "greentea=on needs version 1.25"),
-        ({"start": "snapshot", "version": "1.22"}, "snapshot=PATH"),
         ({"snapshot": "x.json"}, "start=snapshot"),
         ({"start": "snapshot", "snapshot": "/does/not/exist"}, "cannot be read"),
         ({"start": "snapshot", "greentea": "off"}, "set greentea=on"),
@@ -298,6 +297,20 @@ def test_a_wrong_option_is_one_clear_line(options, said):
         Go(**options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["1.22", "1.23", "1.24", "1.25", "1.26", "1.27"])
+def test_each_version_has_a_start_of_its_own(version):
+    model = Go(start="snapshot", version=version)
+    (sample,) = feed(model, batch_of([(ALLOC, 0, 0, 100, True)]), [1])
+    assert sample[SAMPLE_COLUMNS.index("runtime")] > 100_000
+    assert model.native.state()["trigger"] < 4 << 20
+
+
+def test_a_version_without_a_start_says_what_to_name(monkeypatch, tmp_path):
+    monkeypatch.setattr("allocators.go.SNAPSHOT_FOLDER", tmp_path)
+    with pytest.raises(AllocatorError, match=r"no start snapshot of Go 1.27 .* snapshot=PATH"):
+        Go(start="snapshot")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_automatic_collections_are_the_real_ones(sweep, gogc, sizes, toolchain, 
 def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
     snapshot = start_snapshot(toolchain)
     assert snapshot.scalars["sweep_done"] == 1
-    assert 100_000 < snapshot.scalars["globals_scan"] < 200_000
+    assert 100_000 < snapshot.scalars["globals_scan"] < 1_000_000
     assert 20_000 < snapshot.scalars["heap_live"] < 100_000
 
 

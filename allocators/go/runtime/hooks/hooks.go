@@ -29,35 +29,43 @@ func harnessSettled() bool {
 	return isSweepDone() && (freed || harnessHeldBack&harnessNoBackgroundSweep != 0)
 }
 
-// Three words a cycle: live bytes at its start, marked bytes, scanned stack bytes.
+// Four words a cycle: live bytes at its start, marked bytes, scanned stack bytes, spans of work buffers.
 const harnessMaxCycles = 1 << 14
 
-var harnessCycles [harnessMaxCycles * 3]uint64
+var harnessCycles [harnessMaxCycles * 4]uint64
 var harnessCycleCount uint64
 
 //go:nosplit
 func harnessCycleStart() {
 	if i := harnessCycleCount; i < harnessMaxCycles {
-		harnessCycles[3*i] = gcController.heapLive.Load()
+		harnessCycles[4*i] = gcController.heapLive.Load()
 	}
 }
 
 //go:nosplit
 func harnessMarked() {
 	if i := harnessCycleCount; i < harnessMaxCycles {
-		harnessCycles[3*i+1] = gcController.heapLive.Load()
-		harnessCycles[3*i+2] = gcController.lastStackScan.Load()
+		harnessCycles[4*i+1] = gcController.heapLive.Load()
+		harnessCycles[4*i+2] = gcController.lastStackScan.Load()
+		for _, list := range [...]*mSpanList{&work.wbufSpans.free, &work.wbufSpans.busy} {
+			for s := list.first; s != nil; s = s.next {
+				harnessCycles[4*i+3]++
+			}
+		}
 	}
 	harnessCycleCount++
 }
 
 //go:linkname harnessCycleWords main.harnessCycleWords
 func harnessCycleWords() []uint64 {
-	return harnessCycles[:3*min(harnessCycleCount, harnessMaxCycles)]
+	return harnessCycles[:4*min(harnessCycleCount, harnessMaxCycles)]
 }
 
 //go:linkname harnessForgetCycles main.harnessForgetCycles
-func harnessForgetCycles() { harnessCycleCount = 0 }
+func harnessForgetCycles() {
+	harnessCycleCount = 0
+	clear(harnessCycles[:])
+}
 
 // Words into mapped memory; what does not fit is counted and not written.
 type harnessWriter struct {
