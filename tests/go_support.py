@@ -121,6 +121,7 @@ def model_from(start: Snapshot, folder: Path, **options: Any) -> Go:
     path.write_text(json.dumps(start.to_json()))
     model = Go(start="snapshot", snapshot=str(path), **options)
     model.native.record_placements(True)
+    model.native.record_cycles(True)
     return model
 
 

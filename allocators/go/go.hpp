@@ -277,7 +277,8 @@ class Go {
   const Mheap& heap() const { return heap_; }
   std::uint32_t sweepgen() const { return sweeper_.sweepgen(); }
 
-  // Heap bytes at the start and at the end of every cycle so far: what triggered it, what it marked.
+  // Heap bytes of every cycle since recording began: what triggered it, what it marked.
+  void record_cycles(bool on) { recording_cycles_ = on; }
   const std::vector<std::pair<std::uint64_t, std::uint64_t>>& cycle_history() const { return cycle_history_; }
 
   // The stacks of a real process that each coming cycle is to reckon with, one value a cycle; the last one
@@ -405,8 +406,17 @@ class Go {
   }
 
   void collect_if_due() {
-    const std::uint64_t trigger = pacer_.limited() ? pacer_.trigger(heap_.memory()) : trigger_;
-    if (pacer_.heap_live >= trigger) cycle();
+    if (pacer_.limited()) {
+      // While marking takes no time, a heap at its limit would be collected at every refill. In Go the
+      // program runs on meanwhile, and the GC CPU limiter sees to it that it does: here by a sixteenth of the
+      // marked heap, 64 KiB at least.
+      constexpr std::uint64_t kMinRunway = std::uint64_t{64} << 10;
+      const std::uint64_t runway = std::max(pacer_.heap_marked / 16, kMinRunway);
+      const std::uint64_t trigger = std::max(pacer_.trigger(heap_.memory()), pacer_.heap_marked + runway);
+      if (pacer_.heap_live >= trigger) cycle();
+    } else if (pacer_.heap_live >= trigger_) {
+      cycle();
+    }
   }
 
   // Without a memory limit the trigger only changes when the pacer commits.
@@ -440,7 +450,7 @@ class Go {
       pacer_.last_stack_scan = stack_scans_.front();
       stack_scans_.erase(stack_scans_.begin());
     }
-    cycle_history_.emplace_back(triggered, pacer_.heap_marked);
+    if (recording_cycles_) cycle_history_.emplace_back(triggered, pacer_.heap_marked);
     sweeper_.begin();
     if (options_.sweep == SweepMode::kStopped) {
       for (const auto& p : ps_) flush_mcache(*p);
@@ -592,6 +602,7 @@ class Go {
   std::vector<Span*> work_buffers_;
   std::vector<std::uint64_t> stack_scans_;
   std::optional<std::int64_t> last_cycle_ns_;  // None: to be learnt from the next event.
+  bool recording_cycles_ = false;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> cycle_history_;
 
   std::int64_t zero_size_ = 0;

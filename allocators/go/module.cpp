@@ -146,6 +146,7 @@ NB_MODULE(_go, m) {
            })
       .def("spans", &spans_of)
       .def("chunks", &chunks_of)
+      .def("record_cycles", [](Replay& self, bool on) { self.allocator().record_cycles(on); })
       .def("cycle_history", [](const Replay& self) { return self.allocator().cycle_history(); })
       .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {
         self.allocator().set_stack_scans(std::move(bytes));

@@ -26,6 +26,7 @@ def heap_after(rows, **options):
     """Placements of each allocation (None: no memory), the last sample by name, and the model."""
     model = Go(**({"gogc": "off"} | options))
     model.native.record_placements(True)
+    model.native.record_cycles(True)
     (sample,) = feed(model, batch_of(rows), [len(rows)])
     _, placed, has_address = model.native.take_placements()
     addresses = [int(a) if has else None for a, has in zip(placed, has_address, strict=True)]
@@ -208,6 +209,12 @@ def test_a_memory_limit_collects_where_gogc_would_not():
     assert free["counters"]["gc_cycles"] == 0
     assert limited["counters"]["gc_cycles"] > 0
     assert free["peak_committed"] > limit > limited["peak_committed"]
+
+
+def test_a_limit_below_the_live_heap_still_lets_the_program_run():
+    rows = churn(1, 30_000, pareto_size, frees_of_256=100)
+    counters = heap_after(rows, memory_limit=1)[2].result()["counters"]
+    assert 20 < counters["gc_cycles"] < 2000
 
 
 def forced(times, rows, **options):
