@@ -36,6 +36,9 @@ class Settings:
 
 _DEFAULTS = Settings()
 
+# Handing a batch to another thread costs tens of microseconds, what a thousand events do.
+_WORTH_A_THREAD_EVENTS = 1024
+
 
 def _ignore(events: int) -> None:
     pass
@@ -61,9 +64,12 @@ def replay(
                 runner.start()
             for batch in _read_ahead(checked, pool):
                 stops = sampler.take(batch)
-                fed = [pool.submit(runner.feed, batch, stops) for runner in runners]
-                for future in fed:
-                    future.result()
+                if len(batch.op) < _WORTH_A_THREAD_EVENTS:
+                    for runner in runners:
+                        runner.feed(batch, stops)
+                else:
+                    for future in [pool.submit(runner.feed, batch, stops) for runner in runners]:
+                        future.result()
                 progress(len(batch.op))
         except BaseException:
             for runner in runners:
@@ -82,6 +88,9 @@ def replay(
 
 def _read_ahead(checked: CheckedTrace, pool: Executor) -> Iterator[EventBatch]:
     batches = iter(checked)
+    if checked.batch_events < _WORTH_A_THREAD_EVENTS:
+        yield from batches
+        return
     coming = pool.submit(next, batches, None)
     while (batch := coming.result()) is not None:
         coming = pool.submit(next, batches, None)

@@ -115,8 +115,11 @@ class TraceReader:
         names = self.columns if columns is None else [name for name in self.columns if name in columns]
         row = 0
         try:
-            for batch in self._file.iter_batches(batch_size=batch_events, columns=names):
-                yield {name: self._to_numpy(name, batch.column(name), row) for name in names}
+            # Arrow's cost of a batch is that of thousands of rows, so smaller ones are cut from a larger one.
+            for batch in self._file.iter_batches(max(batch_events, BATCH_EVENTS), columns=names):
+                decoded = {name: self._to_numpy(name, batch.column(name), row) for name in names}
+                for first in range(0, batch.num_rows, batch_events):
+                    yield {name: values[first : first + batch_events] for name, values in decoded.items()}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
             raise TraceError(f"{self.path}: row {row} or after: {_reason(self.path, error)}") from error
