@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +35,8 @@
 /* Disk space is reserved in steps of the file's size between these two. */
 #define MIN_STEP_BYTES (UINT64_C(1) << 20)
 #define MAX_STEP_BYTES (UINT64_C(16) << 20)
+/* So much of the file's own size stays free on its disk: the trace made of it takes about a sixth. */
+#define FREE_SHARE 4
 /* Address space for the file: 45 thousand million events, of which only what is used costs memory. */
 #define MAX_WINDOW_BYTES (UINT64_C(1) << 40)
 /* Of a limited address space the program keeps all but one part in this many. */
@@ -232,6 +235,13 @@ static bool reserve(uint64_t needed) {
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < most) most = limit.rlim_cur;
   if (needed > most) {
     stop(RAW_FILE_LIMIT);
+    errno = kept_errno;
+    return false;
+  }
+  struct statfs disk;
+  if (fstatfs(session.fd, &disk) == 0 &&
+      (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < step + needed / FREE_SHARE) {
+    stop(RAW_DISK_FULL);
     errno = kept_errno;
     return false;
   }
@@ -509,7 +519,7 @@ EXPORT void* calloc(size_t count, size_t size) {
 EXPORT void free(void* address) {
   if (address == NULL || UNLIKELY(in_arena(address)) || UNLIKELY(!ready())) return;
   /* The allocator reads its header in front of the object: fetched while we look at the clock. */
-  __builtin_prefetch((const char *)address - sizeof(size_t));
+  __builtin_prefetch((const char*)address - sizeof(size_t));
   note(RAW_FREE, 0, address, 0);
   real.free(address);
 }

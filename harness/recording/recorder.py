@@ -90,8 +90,10 @@ def record(command: list[str], output: str | None, follow_fork: bool = False, qu
         except OSError as error:
             raise HarnessError(f"{command[0]}: cannot be run: {error.strerror}") from error
         signals.process = process
-        recorded = _convert_while_running(process, raw, path)
-        status = process.wait()
+        try:
+            recorded = _convert_while_running(process, raw, path)
+        finally:
+            status = process.wait()  # Whatever became of the trace, the program is not abandoned.
     if recorded is None:
         raise HarnessError(_nothing_recorded(command[0], raw, status))
     traces = [recorded]
@@ -157,12 +159,12 @@ def _convert_while_running(process: subprocess.Popen[bytes], raw: str, path: str
             process.wait(_POLL_SECONDS)
     if _has_ended(process) and conversion.take(1, True) is None:
         return None
-    return _write(Conversion(os.fsencode(raw)), path, process)
+    return _write(Conversion(os.fsencode(raw)), raw, path, process)
 
 
 def _convert(raw: str, path: str) -> Recorded:
     """Convert a raw file that nobody writes to any more."""
-    return _write(_open_with_ancestors(raw), path, None)
+    return _write(_open_with_ancestors(raw), raw, path, None)
 
 
 def _open_with_ancestors(raw: str) -> Conversion:
@@ -184,13 +186,8 @@ def _open_with_ancestors(raw: str) -> Conversion:
     return conversion
 
 
-def _write(conversion: Conversion, path: str, process: subprocess.Popen[bytes] | None) -> Recorded:
-    from harness.trace import TraceWriter
-
-    class FastWriter(TraceWriter):
-        """Zstandard 3 where 9 would take twice as long for files that are 2 % smaller."""
-
-        _COMPRESSION_LEVEL = 3
+def _write(conversion: Conversion, raw: str, path: str, process: subprocess.Popen[bytes] | None) -> Recorded:
+    from harness.recording.overlapped_writer import OverlappedWriter
 
     header = conversion.header()
     arguments = [os.fsdecode(part) for part in header["command"].split(b"\0")[:-1]] or [""]
@@ -200,11 +197,18 @@ def _write(conversion: Conversion, path: str, process: subprocess.Popen[bytes] |
         "recorder": f"harness record {__version__}",
         "page_bytes": header["page_bytes"],
     }
-    with FastWriter(
-        path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
-    ) as writer:
-        for columns in _batches(conversion, process):
-            writer.write(columns)
+    try:
+        with OverlappedWriter(
+            path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
+        ) as writer:
+            for columns in _batches(conversion, process):
+                writer.write(columns)
+    except OSError as error:
+        reason = error.strerror or error
+        raise HarnessError(
+            f"{path}: cannot be written: {reason}; what was recorded is kept: "
+            f"`harness record --recover {raw} -o OUT.parquet`"
+        ) from error
     counts = conversion.counts()
     return Recorded(path, counts, _warnings(counts, conversion.stopped()))
 

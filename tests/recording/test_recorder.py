@@ -384,6 +384,39 @@ def test_a_limited_address_space_is_left_to_the_program(build, tmp_path):
     assert max(rows(trace)[1]["events"] for trace in traces_in(tmp_path)) > 230_000
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_recording_and_leaves_room_for_the_trace(build, small_disk):
+    done = record(small_disk, build("churn.c"), "3000000")
+    assert "recording stopped before the program did: the disk was full" in done.stderr
+    assert 300_000 < rows(small_disk / "out.parquet")[1]["events"] < 1_000_000
+
+
+def test_a_trace_that_cannot_be_written_leaves_the_recording_to_recover(build, tmp_path, small_disk):
+    record_raw(build("churn.c"), tmp_path, "1000000")
+    (small_disk / "filler").write_bytes(bytes(23 << 20))
+    raw = tmp_path / "alone.parquet.raw"
+    done = harness("record", "--recover", str(raw), "-o", str(small_disk / "out.parquet"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+    assert f"--recover {raw}" in done.stderr
+    assert os.listdir(small_disk) == ["filler"]
+    assert harness("record", "--recover", str(raw)).returncode == 0
+
+
 def test_a_program_that_closes_every_file_is_recorded_to_its_end(build, tmp_path):
     done = record(tmp_path, build("closes_files.c"))
     assert "warning" not in done.stderr
