@@ -231,12 +231,17 @@ class Go {
     const std::int64_t slots = small_ + tiny_blocks_;
     return {
         {"mallocs", zero_size_ + tiny_combined_ + slots + large_},
-        {"zero_size_allocs", zero_size_},
+        {"front_end_hits", zero_size_ + tiny_combined_ + slots - refills_},
+        {"zero_size_allocations", zero_size_},
         {"tiny_allocs", tiny_combined_},
         {"tiny_blocks", tiny_blocks_},
-        {"large_allocs", large_},
         {"mcache_hits", slots - refills_},
         {"refills", refills_},
+        {"refills_from_central", refills_ - refills_from_new_span_ - refills_from_new_os_memory_},
+        {"refills_from_new_span", refills_from_new_span_},
+        {"refills_from_new_os_memory", refills_from_new_os_memory_},
+        {"large_allocations", large_},
+        {"large_allocations_from_new_os_memory", large_from_new_os_memory_},
         {"spans_requested", heap.spans_requested},
         {"spans_returned", heap.spans_returned},
         {"span_set_pushes", sets.pushes},
@@ -319,8 +324,14 @@ class Go {
     if (!span->full()) return span;
     refilled = true;
     ++refills_;
+    const HeapCounters before = heap_.counters();
     if (!p.mcache.refill(span_class, centrals_.of(span_class), heap_, pacer_, sweeper_, p.page_cache)) {
       return nullptr;
+    }
+    if (heap_.counters().growths > before.growths) {
+      ++refills_from_new_os_memory_;
+    } else if (heap_.counters().spans_requested > before.spans_requested) {
+      ++refills_from_new_span_;
     }
     return p.mcache.span(span_class);
   }
@@ -390,9 +401,11 @@ class Go {
     const std::uint64_t pages = (size + kPageBytes - 1) / kPageBytes;
     sweeper_.deduct_sweep_credit(pages * kPageBytes, pages);
     const SpanClass span_class = make_span_class(0, noscan);
+    const std::int64_t growths = heap_.counters().growths;
     Span* span = heap_.alloc(pages, span_class, p.page_cache, sweeper_.sweepgen(), sweeper_.sweeping());
     if (span == nullptr) return {};
     ++large_;
+    if (heap_.counters().growths > growths) ++large_from_new_os_memory_;
     heap_.occupancy().remove(*span);
     set_bit(span->live_bits(), 0);
     span->freeindex = span->alloc_count = span->live_count = 1;
@@ -610,7 +623,10 @@ class Go {
   std::int64_t tiny_blocks_ = 0;
   std::int64_t small_ = 0;
   std::int64_t large_ = 0;
+  std::int64_t large_from_new_os_memory_ = 0;
   std::int64_t refills_ = 0;
+  std::int64_t refills_from_new_span_ = 0;  // Of memory that the heap had.
+  std::int64_t refills_from_new_os_memory_ = 0;
   std::int64_t cycles_ = 0;
   std::int64_t forced_ = 0;
   std::int64_t mark_bytes_scan_ = 0;

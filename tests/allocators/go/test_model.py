@@ -175,6 +175,17 @@ def test_realloc_is_a_new_object_and_the_death_of_the_old():
     assert addresses[1] == addresses[0] + 112
 
 
+def test_every_allocation_is_served_by_one_tier():
+    rows = churn(6, 30_000, pareto_size)
+    counters = heap_after(rows, gogc=50)[2].result()["counters"]
+    assert counters["mallocs"] == 30_000
+    served = counters["front_end_hits"] + counters["refills"] + counters["large_allocations"]
+    assert served == counters["mallocs"]
+    refills = ("refills_from_central", "refills_from_new_span", "refills_from_new_os_memory")
+    assert sum(counters[name] for name in refills) == counters["refills"]
+    assert all(counters[name] > 0 for name in refills)
+
+
 def test_calloc_is_an_allocation_as_any():
     assert heap_after([(CALLOC, 0, 0, 100, True)])[0] == heap_after([(ALLOC, 0, 0, 100, True)])[0]
 
