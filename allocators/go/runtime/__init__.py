@@ -74,7 +74,8 @@ def replay(
     toolchain: Toolchain | None = None,
     procs: int = 1,
     collector: Collector = "explicit",
-    gogc: int = 100,
+    gogc: int | Literal["off"] = 100,
+    memory_limit: int | Literal["off"] = "off",
     experiments: tuple[str, ...] = (),
     state_every: int = 0,
 ) -> Run:
@@ -86,7 +87,7 @@ def replay(
     if procs > 1 and collector != "explicit":
         raise AllocatorError("the real runtime is replayed on several Ps with explicit collections only")
     records = _records(batches, procs, state_every)
-    environment = _environment(procs, collector, gogc)
+    environment = _environment(procs, collector, gogc, memory_limit)
     hold_back = NO_BACKGROUND_SCAVENGE | (NO_BACKGROUND_SWEEP if collector == "lazy" else 0)
     return _run(toolchain or find_toolchain(), experiments, records, environment, hold_back, SPARE_THREADS)
 
@@ -94,7 +95,7 @@ def replay(
 def start_snapshot(toolchain: Toolchain) -> Snapshot:
     """Return the heap of a Go process that has done nothing yet, for Go(start="snapshot")."""
     records = _records([], 1, 0)
-    environment = _environment(1, "explicit", 100)
+    environment = _environment(1, "explicit", "off", "off")
     start = _run(toolchain, (), records, environment, NO_BACKGROUND_SCAVENGE, spare_threads=0).start
     # The replayer's table of objects is no program's.
     start.scalars["globals_scan"] -= TABLE_SLOTS * 8
@@ -141,12 +142,15 @@ def _has_greentea(toolchain: Toolchain, experiments: tuple[str, ...]) -> bool:
     return "greenteagc" in experiments
 
 
-def _environment(procs: int, collector: Collector, gogc: int) -> dict[str, str]:
+def _environment(
+    procs: int, collector: Collector, gogc: int | Literal["off"], memory_limit: int | Literal["off"]
+) -> dict[str, str]:
     # A stack that a cycle shrinks has to grow again, from a span of its own that comes and goes.
     debug = ["gcshrinkstackoff=1", *STOP_THE_WORLD[collector]]
     return {
         "GOMAXPROCS": str(procs),
         "GOGC": "off" if collector == "explicit" else str(gogc),
+        "GOMEMLIMIT": str(memory_limit),
         "GODEBUG": ",".join(debug),
     }
 

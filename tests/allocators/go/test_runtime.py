@@ -73,6 +73,24 @@ def test_automatic_collections_are_the_real_ones(sweep, gogc, sizes, toolchain, 
     assert differing_addresses(model, run.addresses).tolist() == []
 
 
+def test_a_memory_limit_sets_the_goal_that_the_real_one_sets(toolchain, tmp_path):
+    batch = batch_of(churn(11, 40_000, pareto_size, frees_of_256=125))
+    every, limit = 5_000, 32 << 20  # So that the headroom is the least one, 1 MiB.
+    run = replay(
+        [batch], toolchain=toolchain, collector="stopped", gogc="off", memory_limit=limit, state_every=every
+    )
+    assert run.cycles == []
+    options = {"gogc": "off", "memory_limit": limit, "sweep": "stopped"}
+    model = model_from(run.start, tmp_path, **options, **version_of(run))
+    for i, state in enumerate(run.states):
+        feed(model, part(batch, i * every, (i + 1) * every))
+        assert_same_heap(model, state)
+        # What the model leaves out: the memory that the real runtime has taken for itself meanwhile.
+        grown = state.metadata_bytes - run.start.metadata_bytes
+        assert model.native.state()["goal"] - state.scalars["goal"] == grown
+    assert grown > 0
+
+
 def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
     snapshot = start_snapshot(toolchain)
     assert snapshot.scalars["sweep_done"] == 1
