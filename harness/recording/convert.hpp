@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "free_slots.hpp"
 #include "harness/allocator.hpp"
 #include "harness/id_table.hpp"
 #include "harness/replay.hpp"
@@ -292,7 +293,7 @@ class Conversion {
 
   void release(std::uint32_t slot, std::uint32_t thread, Rows& rows) {
     append(rows, RAW_FREE, thread, slot, 0, 0);
-    free_slots_.push_back(slot);
+    free_slots_.put(slot);
     if (keeps_shapes_) shape(slot).address = 0;
   }
 
@@ -313,7 +314,7 @@ class Conversion {
   void emit_inherited(Rows& rows, std::size_t max_rows) {
     keeps_shapes_ = false;
     slots_ = harness::IdTable();
-    free_slots_.clear();
+    free_slots_ = FreeSlots();
     slots_taken_ = 0;
     const std::vector<Shape> objects = std::exchange(shapes_, {});
     rows.resize(max_rows + kMaxRowsOfRecord + objects.size());
@@ -327,11 +328,7 @@ class Conversion {
   }
 
   std::uint32_t take_slot() {
-    if (!free_slots_.empty()) {
-      const std::uint32_t slot = free_slots_.back();
-      free_slots_.pop_back();
-      return slot;
-    }
+    if (!free_slots_.empty()) return free_slots_.take();
     if (slots_taken_ == kNone) throw RawError("more than 4,294,967,294 objects live at once");
     return slots_taken_++;
   }
@@ -356,7 +353,7 @@ class Conversion {
       0;  // Unwritten places since the last record; at the end they are only the rest.
 
   harness::IdTable slots_;  // Address to slot.
-  std::vector<std::uint32_t> free_slots_;
+  FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;
   std::vector<std::vector<Pending>>
       pending_;  // By thread; a signal handler's realloc stands above its thread's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import resource
@@ -120,6 +121,20 @@ def test_one_line_sums_up_and_quiet_leaves_it_out(build, tmp_path):
     assert re.fullmatch(summary, done.stderr)
     assert record(tmp_path, build("churn.c"), "1000", options=["--quiet"]).stderr == ""
     assert not list(tmp_path.glob("*.raw"))
+
+
+def test_an_object_gets_the_lowest_slot_that_is_free(build, tmp_path):
+    record(tmp_path, build("churn.c"), "200000")
+    columns, _ = rows(tmp_path / "out.parquet")
+    free, taken = [], 0
+    for op, slot in zip(columns["op"].tolist(), columns["object"].tolist(), strict=True):
+        if op == FREE:
+            heapq.heappush(free, slot)
+        elif op in (ALLOC, CALLOC):
+            lowest = heapq.heappop(free) if free else taken
+            taken = max(taken, slot + 1)
+            assert slot == lowest
+    assert taken > 50_000  # Enough for a third level of the tree of free slots.
 
 
 # ---- Threads ----------------------------------------------------------------------------------------
