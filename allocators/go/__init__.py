@@ -11,11 +11,9 @@ from harness.errors import AllocatorError
 from ._go import Go as _Go
 from ._go import Options as _Options
 from ._go import SweepMode, size_class_table
-from .snapshot import Snapshot
+from .snapshot import PAGE_BYTES, Snapshot
 
 Version = Literal["1.22", "1.23", "1.24", "1.25", "1.26", "1.27"]
-
-PAGE_BYTES = 8192
 
 # What a small program has: its data and bss that may hold pointers, the used stack of one goroutine, and the
 # runtime's memory outside of the heap (mappedReady less heap, stacks and work buffers). Measured, Go 1.27.3.

@@ -14,8 +14,13 @@ from typing import Any
 from harness.errors import AllocatorError
 
 from ._go import Snapshot as _NativeSnapshot
+from ._go import size_class_table
 
 SCHEMA = "harness-go-heap/1"
+
+PAGE_BYTES = 8192
+CHUNK_BYTES = 4 << 20
+SPAN_CLASSES = 136
 
 # What the C++ twin calls by the same names.
 NATIVE_SCALARS = (
@@ -94,7 +99,7 @@ class Snapshot:
     @property
     def metadata_bytes(self) -> int:
         """The runtime's memory outside of the heap, as the memory limit counts it."""
-        manual = sum(span.pages for span in self.spans if span.kind != HEAP) * 8192
+        manual = sum(span.pages for span in self.spans if span.kind != HEAP) * PAGE_BYTES
         scalars = self.scalars
         return scalars["mapped_ready"] - scalars["heap_in_use"] - scalars["heap_free"] - manual
 
@@ -115,7 +120,7 @@ class Snapshot:
         """Return what to_json() was made from; ValueError, TypeError or KeyError for other fields."""
         if fields.get("schema") != SCHEMA:
             raise ValueError(f"schema is {fields.get('schema')!r}")
-        return cls(
+        snapshot = cls(
             **fields
             | {
                 "spans": [SpanRecord(*row) for row in fields["spans"]],
@@ -124,6 +129,46 @@ class Snapshot:
                 "chunks": [ChunkRecord(*row) for row in fields["chunks"]],
             }
         )
+        snapshot.check()
+        return snapshot
+
+    def check(self) -> None:
+        """Raise ValueError where the parts contradict one another, so that no model begins with them."""
+        bases = {span.base for span in self.spans}
+        first = {chunk.base for chunk in self.chunks}
+        slots = {
+            index * 2 + noscan: (noscan_slots if noscan else scan_slots, pages)
+            for index, _, pages, scan_slots, noscan_slots in size_class_table(self.greentea)
+            for noscan in (0, 1)
+        }
+        for span in self.spans:
+            if span.base % PAGE_BYTES or span.base // CHUNK_BYTES * CHUNK_BYTES not in first:
+                raise ValueError(f"the span at {span.base} lies in no chunk")
+            if span.kind != HEAP:
+                continue
+            nelems, pages = slots.get(span.span_class, (1, span.pages))
+            words = (nelems + 63) // 64
+            if (
+                not 0 <= span.span_class < SPAN_CLASSES
+                or (span.nelems, span.pages, len(span.alloc_bits)) != (nelems, pages, words)
+                or not 0 <= span.alloc_count <= nelems
+                or not 0 <= span.freeindex <= nelems
+            ):
+                raise ValueError(f"the span at {span.base} is none of its span class {span.span_class}")
+        named = [base for partial, full in self.central for base in (*partial, *full)]
+        named += [base for processor in self.processors for base in processor.cached if base]
+        named += [
+            processor.tiny // PAGE_BYTES * PAGE_BYTES for processor in self.processors if processor.tiny
+        ]
+        for base in named:
+            if base not in bases:
+                raise ValueError(f"a list names a span at {base}, and there is none")
+        if len(self.central) != SPAN_CLASSES or any(len(p.cached) != SPAN_CLASSES for p in self.processors):
+            raise ValueError(f"there are {SPAN_CLASSES} span classes")
+        taken = sum(word.bit_count() for chunk in self.chunks for word in chunk.taken)
+        held = sum(span.pages for span in self.spans) + sum(p.page_cache.bit_count() for p in self.processors)
+        if taken != held:
+            raise ValueError(f"{taken} pages are taken, and spans and page caches hold {held}")
 
     def to_json(self) -> dict[str, Any]:
         """Return fields for json.dump; records are lists in the order of their fields."""
@@ -136,7 +181,7 @@ class Snapshot:
     def to_native(self) -> Any:
         """Return the C++ twin, for a model to start with; AllocatorError where the model cannot take it."""
         bases = [chunk.base for chunk in self.chunks]
-        if not bases or bases != list(range(bases[0], bases[0] + len(bases) * (4 << 20), 4 << 20)):
+        if not bases or bases != list(range(bases[0], bases[0] + len(bases) * CHUNK_BYTES, CHUNK_BYTES)):
             raise AllocatorError("go: the snapshot's 4 MiB chunks are not contiguous, and the model's are")
         if not self.scalars["sweep_done"]:
             raise AllocatorError("go: the snapshot was taken during a sweep")

@@ -1,10 +1,13 @@
 """The rules of the Go heap one by one: sizes, tiny blocks, Ps, triggers, time, options."""
 
+import copy
+import json
+
 import numpy as np
 import pytest
 from go_support import batch_of, churn, feed, pareto_size
 
-from allocators.go import Go
+from allocators.go import SNAPSHOT_FOLDER, Go
 from harness.allocator import ALLOC, CALLOC, FREE, GC, PARTS, REALLOC, SAMPLE_COLUMNS, THREAD_END, find
 from harness.errors import AllocatorError
 
@@ -339,6 +342,26 @@ def test_a_file_that_is_no_snapshot_is_named(text, tmp_path):
     path.write_text(text)
     with pytest.raises(AllocatorError, match=r"start\.json is no snapshot"):
         Go(start="snapshot", snapshot=str(path))
+
+
+def test_a_snapshot_that_contradicts_itself_is_refused(tmp_path):
+    fields = json.loads((SNAPSHOT_FOLDER / "go1.27.json").read_text())
+    changes = [
+        ("none of its span class 200", lambda f: f["spans"][0].__setitem__(3, 200)),
+        ("none of its span class", lambda f: f["spans"][0].__setitem__(4, 5)),
+        ("lies in no chunk", lambda f: f["spans"][0].__setitem__(0, 8192)),
+        ("there is none", lambda f: f["central"][20][0].append(8192)),
+        ("136 span classes", lambda f: f["central"].append([[], []])),
+        ("pages are taken", lambda f: f["chunks"][0][1].__setitem__(7, 1)),
+        ("during a sweep", lambda f: f["scalars"].__setitem__("sweep_done", 0)),
+    ]
+    for said, change in changes:
+        changed = copy.deepcopy(fields)
+        change(changed)
+        path = tmp_path / "start.json"
+        path.write_text(json.dumps(changed))
+        with pytest.raises(AllocatorError, match=said):
+            Go(start="snapshot", snapshot=str(path))
 
 
 def test_options_are_read_from_the_command_line():
