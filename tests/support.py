@@ -66,7 +66,10 @@ def random_rows(events: int, *, live: int = 200, threads: int = 3, seed: int = 1
     return rows
 
 
+# The command line of the installed package: -P keeps the folder in which the tests run off the path.
+HARNESS = [sys.executable, "-P", "-c", "from harness.cli import main; main()"]
+
+
 def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return subprocess.run([*HARNESS, *arguments], capture_output=True, text=True, check=False, **options)

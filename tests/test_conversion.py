@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SMALL, columns, harness, random_rows, write_trace
+from support import HARNESS, SMALL, columns, harness, random_rows, write_trace
 
 from harness.allocator import ALLOC, CALLOC, FREE, GC, OP_NAMES, REALLOC, THREAD_END
 from harness.conversion import convert
@@ -489,9 +488,8 @@ def test_the_verb_pipes_through_standard_input_and_output(tmp_path):
     assert back.returncode == 0, back.stderr
     assert digest(tmp_path / "back.parquet") == digest(path)
     with open(path, "rb") as stream:
-        command = [sys.executable, "-c", "from harness.cli import main; main()"]
         done = subprocess.run(
-            [*command, "convert", "-", "-", "--to", "jsonl"], stdin=stream, capture_output=True, check=False
+            [*HARNESS, "convert", "-", "-", "--to", "jsonl"], stdin=stream, capture_output=True, check=False
         )
     assert json.loads(done.stdout.splitlines()[2]) == {"op": "alloc", "thread": 9, "object": 2, "size": 24}
 

@@ -60,5 +60,5 @@ def test_help_loads_neither_numpy_nor_pyarrow(arguments):
 
 def modules_after(code):
     program = f"import sys\n{code}\nprint(*sys.modules, sep='\\n', file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     return set(done.stderr.split())

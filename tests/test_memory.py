@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import pytest
+from support import HARNESS
 
 EVENTS = 100_000_000
 LIVE = 100_000
 
 
 def peak_rss_bytes(*arguments):
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *arguments]
-    pid = os.posix_spawn(sys.executable, command, os.environ)
+    pid = os.posix_spawn(HARNESS[0], [*HARNESS, *arguments], os.environ)
     _, status, usage = os.wait4(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     return usage.ru_maxrss * 1024

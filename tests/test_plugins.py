@@ -21,7 +21,7 @@ def site(tmp_path_factory):
     """A folder with both plugins installed, built in the running environment."""
     folder = tmp_path_factory.mktemp("site")
     harness_dir = subprocess.run(
-        [sys.executable, "-m", "harness.cmake_dir"], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-m", "harness.cmake_dir"], capture_output=True, text=True, check=True
     ).stdout.strip()
     nanobind_dir = subprocess.run(
         [sys.executable, "-m", "nanobind", "--cmake_dir"], capture_output=True, text=True, check=True

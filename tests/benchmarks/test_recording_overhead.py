@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support import HARNESS
 
 PROGRAMS = Path(__file__).parent.parent / "recording" / "programs"
 ROUNDS = 5
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
 
 # Compiles the standard library's larger modules: a million small objects, deep stacks.
 PYTHON_WORK = """

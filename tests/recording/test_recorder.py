@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import harness
+from support import HARNESS, harness
 
 from harness.allocator import ALLOC, CALLOC, FREE, REALLOC, THREAD_END
 from harness.trace import TraceReader
 
-HARNESS = [sys.executable, "-c", "from harness.cli import main; main()"]
 # Four threads and more events than they come to; few enough to end by themselves should a test go wrong.
 ENDLESS = ("4", "25000000")
 LOST_ORDER = "were not seen and put in"
