@@ -37,6 +37,8 @@ RAW_SUFFIX = ".raw"
 _OUTPUT_VARIABLE = "HARNESS_RECORD_OUTPUT"
 _FOLLOW_VARIABLE = "HARNESS_RECORD_FOLLOW"
 
+_TIME_RESOLUTION_NS = 1000  # CLOCK_TICKS in preload.c.
+
 _BATCH_ROWS = 1 << 16
 _QUEUED_BATCHES = 16
 _POLL_SECONDS = 0.05
@@ -196,6 +198,7 @@ def _write(conversion: Conversion, raw: str, path: str, process: subprocess.Pope
         "arguments": arguments[1:],
         "recorder": f"harness record {__version__}",
         "page_bytes": header["page_bytes"],
+        "time_resolution_ns": _TIME_RESOLUTION_NS,
     }
     try:
         with OverlappedWriter(
