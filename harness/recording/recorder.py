@@ -75,7 +75,7 @@ def record(command: list[str], output: str | None, follow_fork: bool = False, qu
     """
     path = output if output is not None else f"{os.path.basename(command[0])}.parquet"
     program, command = resolve(command)
-    _check_output(path)
+    _check_output(path, follow_fork)
     if not LIBRARY.exists():
         raise HarnessError(f"{LIBRARY.name} is not installed beside the package; reinstall alloc-harness")
     raw = path + RAW_SUFFIX
@@ -99,18 +99,20 @@ def record(command: list[str], output: str | None, follow_fork: bool = False, qu
     if recorded is None:
         raise HarnessError(_nothing_recorded(command[0], raw, status))
     traces = [recorded]
-    raws = [raw]
+    raws = {raw}
+    kept: set[str] = set()
     if follow_fork:
         for child in _children_of(path):
+            raws.add(child)
             if _is_alive(child):
+                # What it inherited stands in its ancestors' raw files.
+                kept |= {child, *(ancestor for ancestor, _ in _ancestors_of(child))}
                 recorded.warnings.append(
                     f"{child} is still written to; once its process ended: `harness record --recover {child}`"
                 )
-                raws.clear()  # It may begin with what its parent's raw file tells.
-                continue
-            traces.append(_convert(child, child.removesuffix(RAW_SUFFIX)))
-            raws.append(child)
-    for done in raws:
+            elif (converted := _convert(child, child.removesuffix(RAW_SUFFIX))) is not None:
+                traces.append(converted)
+    for done in raws - kept:
         _remove(done)
     for trace in traces:
         for warning in trace.warnings:
@@ -132,6 +134,8 @@ def recover(raw: str, output: str | None = None) -> str:
         path = f"{raw}.parquet"
     _check_folder(path)
     recorded = _convert(raw, path)
+    if recorded is None:
+        raise HarnessError(f"{raw}: holds no event; nothing was recorded before the program ended")
     for warning in recorded.warnings:
         print(f"harness: {path}: warning: {warning}", file=sys.stderr)
     if _is_alive(raw):
@@ -159,12 +163,10 @@ def _convert_while_running(process: subprocess.Popen[bytes], raw: str, path: str
             return None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
-    if _has_ended(process) and conversion.take(1, True) is None:
-        return None
-    return _write(Conversion(os.fsencode(raw)), raw, path, process)
+    return _write(conversion, raw, path, process)
 
 
-def _convert(raw: str, path: str) -> Recorded:
+def _convert(raw: str, path: str) -> Recorded | None:
     """Convert a raw file that nobody writes to any more."""
     return _write(_open_with_ancestors(raw), raw, path, None)
 
@@ -172,23 +174,31 @@ def _convert(raw: str, path: str) -> Recorded:
 def _open_with_ancestors(raw: str) -> Conversion:
     from harness.recording._recording import Conversion, RawError
 
-    folder = os.path.dirname(raw)
     try:
         conversion = Conversion(os.fsencode(raw))
-        ancestors: list[tuple[bytes, int]] = []
-        header = conversion.header()
-        while header["parent"]:
-            parent = os.path.join(os.fsencode(folder), header["parent"])
-            ancestors.append((parent, header["parent_records"]))
-            header = Conversion(parent).header()
-        for parent, records in reversed(ancestors):
-            conversion.inherit(parent, records)
+        for ancestor, records in _ancestors_of(raw):
+            conversion.inherit(os.fsencode(ancestor), records)
     except RawError as error:
         raise HarnessError(f"{raw}: {error}") from error
     return conversion
 
 
-def _write(conversion: Conversion, raw: str, path: str, process: subprocess.Popen[bytes] | None) -> Recorded:
+def _ancestors_of(raw: str) -> list[tuple[str, int]]:
+    """The raw files that a forked child's begins with, the oldest first, and how many records of each."""
+    from harness.recording._recording import Conversion
+
+    ancestors: list[tuple[str, int]] = []
+    header = Conversion(os.fsencode(raw)).header()
+    while header["parent"]:
+        parent = os.path.join(os.path.dirname(raw), os.fsdecode(header["parent"]))
+        ancestors.insert(0, (parent, header["parent_records"]))
+        header = Conversion(os.fsencode(parent)).header()
+    return ancestors
+
+
+def _write(
+    conversion: Conversion, raw: str, path: str, process: subprocess.Popen[bytes] | None
+) -> Recorded | None:
     from harness.recording.overlapped_writer import OverlappedWriter
 
     header = conversion.header()
@@ -200,11 +210,16 @@ def _write(conversion: Conversion, raw: str, path: str, process: subprocess.Pope
         "page_bytes": header["page_bytes"],
         "time_resolution_ns": _TIME_RESOLUTION_NS,
     }
+    batches = _batches(conversion, process)
+    first = next(batches, None)
+    if first is None:
+        return None
     try:
         with OverlappedWriter(
             path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
         ) as writer:
-            for columns in _batches(conversion, process):
+            writer.write(first)
+            for columns in batches:
                 writer.write(columns)
     except OSError as error:
         reason = error.strerror or error
@@ -338,16 +353,17 @@ def _nothing_recorded(program: str, raw: str, status: int) -> str:
 # ---- Files ------------------------------------------------------------------------------------------
 
 
-def _check_output(path: str) -> None:
+def _check_output(path: str, follow_fork: bool) -> None:
     if path == "-" or "://" in path:
         raise HarnessError(f"{path}: a recording goes to a local file; give -o OUT.parquet")
     _check_folder(path)
-    raw = path + RAW_SUFFIX
-    if os.path.exists(raw):
-        raise HarnessError(
-            f"{raw} exists: another recording is writing it, or one was interrupted; "
-            f"`harness record --recover {raw}` makes a trace of it"
-        )
+    left = [path + RAW_SUFFIX, *(_children_of(path) if follow_fork else [])]
+    for raw in left:
+        if os.path.exists(raw):
+            raise HarnessError(
+                f"{raw} exists: another recording is writing it, or one was interrupted; "
+                f"`harness record --recover {raw}` makes a trace of it"
+            )
 
 
 def _check_folder(path: str) -> None:

@@ -267,6 +267,18 @@ def test_a_followed_image_has_a_trace_of_its_own(build, tmp_path, way):
     assert TraceReader(str(image)).metadata["source"]["arguments"] == ["executed"]
 
 
+def test_a_child_that_outlives_the_program_is_recovered_later(tmp_path):
+    script = "sleep 1.5 > /dev/null 2>&1 &"
+    done = record(tmp_path, "sh", "-c", script, options=["--follow-fork"])
+    (left,) = re.findall(r"--recover (\S+\.raw)`", done.stderr)
+    assert TraceReader(str(tmp_path / "out.parquet")).events > 0
+    pid = int(Path(left).name.split(".")[1])
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert harness("record", "--recover", left).returncode == 0
+    assert rows(left.removesuffix(".raw"))[1]["events"] > 0
+    assert not os.path.exists(left)
+
+
 def test_children_do_not_see_the_recorders_variables(tmp_path):
     done = record(tmp_path, "sh", "-c", "env", env=os.environ | {"LD_PRELOAD": ""})
     assert "HARNESS_RECORD" not in done.stdout
