@@ -158,6 +158,10 @@ class Allocator(ABC):
         """Return named counts."""
         return {}
 
+    def warnings(self) -> list[str]:
+        """Return what was assumed of the trace, for the run's warnings."""
+        return []
+
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Replay a batch event by event, as include/harness/replay.hpp does."""
         from harness.loop import feed_python

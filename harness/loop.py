@@ -156,6 +156,7 @@ def result_python(allocator: Allocator) -> dict[str, Any]:
         "peak_committed_event": loop.peak_committed_event,
         "committed_at_peak_requested": loop.committed_at_peak_requested,
         "failed_allocations": loop.failed_allocations,
+        "has_realloc": type(allocator).reallocate is not Allocator.reallocate,
         "peak_footprint": loop.peak_footprint._asdict(),
         "end_footprint": allocator.footprint()._asdict(),
         "counters": allocator.counters(),

@@ -178,9 +178,7 @@ class _Runner:
         if not totals["events"]:
             result["peak_footprint"] = floor
             result["peak_committed"] = metrics.committed_bytes(floor)
-        warnings = [*warnings, *getattr(self.allocator, "warnings", [])]
-        if result["failed_allocations"]:
-            warnings.append(f"{result['failed_allocations']:,} allocations failed")
+        warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
         return Run(
             allocator=self.spec.name,
             label=self.spec.label,
@@ -195,6 +193,18 @@ class _Runner:
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
         )
+
+    def _assumed(self, totals: dict[str, int], result: dict[str, Any]) -> list[str]:
+        """Say what the allocator could not do as the trace asks."""
+        texts: list[str] = []
+        if totals["reallocations"] and not result["has_realloc"]:
+            count = totals["reallocations"]
+            texts.append(f"it has no realloc: {count:,} were a new object and the death of the old one")
+        if result["failed_allocations"]:
+            texts.append(f"{result['failed_allocations']:,} allocations failed")
+        if hasattr(self.allocator, "warnings"):
+            texts += self.allocator.warnings()
+        return texts
 
     def _sample_columns(self) -> dict[str, list[int | None]]:
         rows = np.concatenate([np.empty((0, len(SAMPLE_COLUMNS)), np.int64), *self._samples])

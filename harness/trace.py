@@ -13,6 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -224,12 +225,14 @@ class CheckedTrace:
 class TraceWriter:
     """Writes a trace; the file appears, digest and all, when the block ends without an exception.
 
-    `optional` names the optional columns that every batch will carry.
+    `optional` names the optional columns that every batch will carry. One row group is encoded, on a thread
+    of its own, while the next is collected.
     """
 
     # Ids and times grow and repeat in small steps: what delta encoding is for. The rest has few values.
     _DELTA = ("object", "time_ns")
-    _COMPRESSION_LEVEL = 9
+    # Level 9 takes twice as long for files that are 2 % smaller.
+    _COMPRESSION_LEVEL = 3
 
     def __init__(
         self,
@@ -262,6 +265,8 @@ class TraceWriter:
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
         self._pending_events = 0
+        self._encoder = ThreadPoolExecutor(1)
+        self._encoding: Future[None] | None = None
         self._output = AtomicOutput(path)
         dictionary = [name for name in names if name not in self._DELTA]
         try:
@@ -288,12 +293,15 @@ class TraceWriter:
             return
         try:
             self._flush()
+            self._wait()
             self._writer.add_key_value_metadata(self._key_values())
             self._writer.close()
             self._output.commit()
         except BaseException:
             self.abort()
             raise
+        finally:
+            self._encoder.shutdown()
 
     def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Append rows; every column of the schema, of one length."""
@@ -314,13 +322,26 @@ class TraceWriter:
     def abort(self) -> None:
         """Leave nothing behind."""
         with contextlib.suppress(Exception):
+            self._wait()
+        with contextlib.suppress(Exception):
             self._writer.close()
+        self._encoder.shutdown()
         self._output.discard()
 
     def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.Table.from_batches(self._pending), row_group_size=_ROW_GROUP_EVENTS)
-        self._pending, self._pending_events = [], 0
+        self._wait()
+        if self._pending_events:
+            batches, self._pending, self._pending_events = self._pending, [], 0
+            self._encoding = self._encoder.submit(self._encode, batches)
+
+    def _encode(self, batches: list[pa.RecordBatch]) -> None:
+        table = pa.Table.from_batches(batches)
+        self._writer.write_table(table, row_group_size=table.num_rows)
+
+    def _wait(self) -> None:
+        if self._encoding is not None:
+            encoding, self._encoding = self._encoding, None
+            encoding.result()
 
     def _key_values(self) -> dict[str, str]:
         # Of the columns' little-endian values, so that it does not depend on row groups or encodings.

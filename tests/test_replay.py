@@ -112,6 +112,18 @@ def test_what_was_assumed_of_noscan_is_a_warning(tmp_path):
     assert "whatever its noscan column says" in overridden[0]
 
 
+def test_what_go_cannot_do_as_a_c_program_asks_is_a_warning(tmp_path):
+    rows = [(ALLOC, thread, thread, 20) for thread in range(10)] + [(REALLOC, 0, 0, 24)]
+    path = write_trace(tmp_path / "t.parquet", rows, alignment=[64] + [0] * 10)
+    (run,) = runs(path, "go").runs
+    said = " ".join(run.warnings[1:])
+    assert "go: it has no realloc: 1 were a new object" in said
+    assert "10 sizes of objects with pointers were rounded up to whole words" in said
+    assert "1 alignments above 8 rounded their sizes up" in said
+    assert "10 threads shared 8 Ps" in said
+    assert runs(path, "tcmalloc").runs[0].warnings == run.warnings[:1]
+
+
 @pytest.mark.parametrize("name", ["go", "tcmalloc"])
 def test_placements_are_one_row_an_allocation_or_moving_realloc(tmp_path, name):
     rows = [

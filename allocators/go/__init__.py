@@ -80,6 +80,20 @@ class Go(NativeAllocator):
         options.metadata_bytes = begin.metadata_bytes if begin else METADATA_BYTES
         super().__init__(_Go(options=options, snapshot=begin.to_native() if begin else None))
 
+    def warnings(self) -> list[str]:
+        """Return what was assumed so that a program not written in Go could run on Go's heap."""
+        counters = self.native.result()["counters"]
+        threads, ps = counters["threads"], counters["ps"]
+        words, alignments = counters["sizes_rounded_to_words"], counters["alignments_met_by_size"]
+        assumed = []
+        if words:
+            assumed.append(f"{words:,} sizes of objects with pointers were rounded up to whole words")
+        if alignments:
+            assumed.append(f"{alignments:,} alignments above 8 rounded their sizes up to a multiple")
+        if threads > ps:
+            assumed.append(f"{threads:,} threads shared {ps:,} Ps")
+        return assumed
+
     def size_classes(self) -> list[dict[str, int | float]]:
         """Return the size classes from 1 on, one row each.
 

@@ -95,8 +95,14 @@ class Go {
     }
     // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
     // only.
-    if (!request.noscan) size = round_up(size, 8);
-    if (request.alignment > 8) size = round_up(size, request.alignment);
+    if (!request.noscan) {
+      size = round_up(size, 8);
+      sizes_rounded_to_words_ += size != request.size;
+    }
+    if (request.alignment > 8) {
+      size = round_up(size, request.alignment);
+      ++alignments_met_by_size_;
+    }
     if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
     if (request.noscan && size < kTinyBytes) return allocate_tiny(p, size);
     const std::uint64_t header = !request.noscan && size > kHeapBitsInSpanMaxBytes ? kMallocHeaderBytes : 0;
@@ -230,6 +236,10 @@ class Go {
     const SweepCounters& sweep = sweeper_.counters();
     const std::int64_t slots = small_ + tiny_blocks_;
     return {
+        {"threads", static_cast<std::int64_t>(thread_ordinal_)},
+        {"ps", static_cast<std::int64_t>(ps_.size())},
+        {"sizes_rounded_to_words", sizes_rounded_to_words_},
+        {"alignments_met_by_size", alignments_met_by_size_},
         {"mallocs", zero_size_ + tiny_combined_ + slots + large_},
         {"front_end_hits", zero_size_ + tiny_combined_ + slots - refills_},
         {"zero_size_allocations", zero_size_},
@@ -618,6 +628,8 @@ class Go {
   bool recording_cycles_ = false;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> cycle_history_;
 
+  std::int64_t sizes_rounded_to_words_ = 0;
+  std::int64_t alignments_met_by_size_ = 0;
   std::int64_t zero_size_ = 0;
   std::int64_t tiny_combined_ = 0;  // Objects that shared the block of an earlier one (Go: tinyAllocs).
   std::int64_t tiny_blocks_ = 0;

@@ -199,7 +199,7 @@ def _ancestors_of(raw: str) -> list[tuple[str, int]]:
 def _write(
     conversion: Conversion, raw: str, path: str, process: subprocess.Popen[bytes] | None
 ) -> Recorded | None:
-    from harness.recording.overlapped_writer import OverlappedWriter
+    from harness.trace import TraceWriter
 
     header = conversion.header()
     arguments = [os.fsdecode(part) for part in header["command"].split(b"\0")[:-1]] or [""]
@@ -215,7 +215,7 @@ def _write(
     if first is None:
         return None
     try:
-        with OverlappedWriter(
+        with TraceWriter(
             path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
         ) as writer:
             writer.write(first)

@@ -109,6 +109,7 @@ nb::dict result_of(const Replay<A>& replay) {
   result["failed_allocations"] = totals.failed_allocations;
   result["peak_footprint"] = to_python(totals.peak_footprint);
   result["end_footprint"] = to_python(replay.allocator().footprint());
+  result["has_realloc"] = Reallocates<A>;
   nb::dict counters;
   if constexpr (Counts<A>) {
     for (const auto& [name, count] : replay.allocator().counters()) counters[name.c_str()] = count;
