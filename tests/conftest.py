@@ -1,0 +1,12 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# A busy machine is no fault of the code; in CI Hypothesis chooses its own profile, which has no deadline either.
+settings.register_profile("harness", deadline=None)
+if not os.environ.get("CI"):
+    settings.load_profile("harness")
