@@ -430,4 +430,6 @@ def _reason(path: str, error: Exception) -> str:
         return "is not a whole Parquet file; expected a trace (`harness convert` reads other formats)"
     if len(text) > 200:
         text = text[:200] + "..."
-    return f"is damaged: {text}" if isinstance(error, pa.ArrowException) else text
+    if isinstance(error, pa.ArrowException) and "filesystem" not in text:
+        return f"is damaged: {text}"
+    return text
