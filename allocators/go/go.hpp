@@ -448,9 +448,8 @@ class Go {
     if (options_.gogc < 0 && !pacer_.limited()) trigger_ = kNoGoal;
   }
 
-  // A whole collection, the world stopped (mgc.go: gcStart to gcMarkTermination). Eager:
-  // GODEBUG=gcstoptheworld=2, which sweeps before the goal is set. Lazy: gcstoptheworld=1 without the
-  // background sweeper.
+  // A whole collection, the world stopped (mgc.go: gcStart to gcMarkTermination): what is left of the last
+  // sweep, the mark, the next goal, and a sweep when SweepMode says.
   void cycle() {
     sweeper_.finish();
     ++cycles_;
