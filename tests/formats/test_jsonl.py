@@ -206,3 +206,11 @@ def test_truncated_compression_is_one_line(tmp_path, suffix):
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("row", ["null", "nullnull}[", "[]", "7", "{}, {}", "true"])
+def test_a_row_that_is_no_object_is_one_line(tmp_path, row):
+    (tmp_path / "in.jsonl").write_text(f'{{"op":"alloc","thread":0,"object":1,"size":8}}\n{row}')
+    with pytest.raises(TraceError, match="row 1: found"):
+        convert(str(tmp_path / "in.jsonl"), str(tmp_path / "out.parquet"))
+    assert not (tmp_path / "out.parquet").exists()
