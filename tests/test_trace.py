@@ -103,6 +103,13 @@ def test_sparse_ids_are_renamed_to_dense_slots(tmp_path_factory, ids, order):
     assert slots[count : 2 * count] == [of_id[i] for i in freed]
 
 
+def test_ids_on_both_sides_of_the_direct_tables_end_are_found(tmp_path):
+    ids = [2**23, 2**23 + 1, 2**24 - 1, 2**24, 2**24 + 1]
+    rows = [(ALLOC, 0, i, 8) for i in ids] + [(FREE, 0, i, 0) for i in reversed(ids)]
+    totals, _ = checked(write_trace(tmp_path / "t.parquet", rows))
+    assert totals["end_live_objects"] == 0
+
+
 def test_addresses_as_ids_live_and_die_in_any_number(tmp_path):
     random = np.random.default_rng(1)
     rows, live = [], []
@@ -121,6 +128,14 @@ def test_a_thread_seen_again_after_its_end_is_a_new_thread(tmp_path):
     totals, (batch,) = checked(write_trace(tmp_path / "t.parquet", rows))
     assert totals["threads"] == 3
     assert batch.thread.tolist() == [0, 0, 0, 1]
+
+
+def test_a_free_by_the_heir_of_a_threads_number_is_remote(tmp_path):
+    # The checker gives the ended thread's dense number to the next thread, which is another one all the same.
+    rows = [(ALLOC, 5, 0, 8), (THREAD_END, 5, 0, 0), (FREE, 6, 0, 0)]
+    totals, (batch,) = checked(write_trace(tmp_path / "t.parquet", rows))
+    assert batch.thread.tolist() == [0, 0, 0]
+    assert totals["remote_frees"] == 1
 
 
 def test_realloc_keeps_its_object(tmp_path):

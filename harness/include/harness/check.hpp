@@ -105,6 +105,7 @@ class Checker {
  private:
   struct Object {
     std::uint64_t size = 0;
+    std::uint32_t owner_ordinal = 0;  // Whoever inherits the owner's number is another thread.
     std::uint16_t owner = 0;
     bool noscan = false;
   };
@@ -133,7 +134,10 @@ class Checker {
         }
         const std::uint32_t slot = take_slot();
         slots_.insert(id, slot);
-        objects_[slot] = {.size = checked_size(raw.size[i], 0), .owner = thread, .noscan = is_noscan(raw, i)};
+        objects_[slot] = {.size = checked_size(raw.size[i], 0),
+                          .owner_ordinal = ordinals_[thread],
+                          .owner = thread,
+                          .noscan = is_noscan(raw, i)};
         ++totals_.allocations;
         ++totals_.live_objects;
         totals_.peak_live_objects = std::max(totals_.peak_live_objects, totals_.live_objects);
@@ -160,7 +164,7 @@ class Checker {
         describe(out, i, slot);
         const Object& object = objects_[slot];
         totals_.requested -= object.size;
-        totals_.remote_frees += object.owner != thread;
+        totals_.remote_frees += object.owner_ordinal != ordinals_[thread];
         ++totals_.frees;
         --totals_.live_objects;
         slots_.erase(id);
@@ -242,11 +246,12 @@ class Checker {
       }
       if (free_threads_.empty()) {
         found->second = static_cast<std::uint16_t>(threads_.size() - 1);
+        ordinals_.push_back(0);
       } else {
         found->second = free_threads_.back();
         free_threads_.pop_back();
       }
-      ++totals_.threads;
+      ordinals_[found->second] = static_cast<std::uint32_t>(totals_.threads++);
     }
     last_thread_id_ = id;
     last_thread_ = found->second;
@@ -293,6 +298,7 @@ class Checker {
   std::vector<std::uint32_t> free_slots_;
   std::unordered_map<std::uint32_t, std::uint16_t> threads_;
   std::vector<std::uint16_t> free_threads_;
+  std::vector<std::uint32_t> ordinals_;  // By dense number: which thread of the trace holds it now.
   std::uint32_t last_thread_id_ = 0;
   std::uint16_t last_thread_ = kNoThread;
   std::int64_t last_time_ns_ = std::numeric_limits<std::int64_t>::min();

@@ -17,8 +17,7 @@ class IdTable {
   static constexpr std::uint32_t kNone = UINT32_MAX;
 
   std::uint32_t find(std::uint64_t id) const {
-    if (id < direct_.size()) return direct_[id];
-    if (id < kDirectIds) return kNone;
+    if (id < kDirectIds) return id < direct_.size() ? direct_[id] : kNone;
     for (std::size_t i = home(id); entries_[i].slot != kNone; i = (i + 1) & mask_) {
       if (entries_[i].id == id) return entries_[i].slot;
     }
@@ -28,7 +27,10 @@ class IdTable {
   // The id must not be in the table.
   void insert(std::uint64_t id, std::uint32_t slot) {
     if (id < kDirectIds) {
-      if (id >= direct_.size()) direct_.resize(std::max<std::size_t>(id + 1, direct_.size() * 2), kNone);
+      if (id >= direct_.size()) {
+        const std::size_t doubled = std::min<std::size_t>(direct_.size() * 2, kDirectIds);
+        direct_.resize(std::max<std::size_t>(id + 1, doubled), kNone);
+      }
       direct_[id] = slot;
       return;
     }

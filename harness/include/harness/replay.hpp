@@ -30,7 +30,7 @@ struct Events {
   std::span<const std::uint64_t> size;       // Of a free: what its object had asked for.
   std::span<const std::uint32_t> alignment;  // 0 = default.
   std::span<const std::uint8_t> noscan;      // Of a free: its object's.
-  std::span<const std::uint16_t> owner;      // The thread that allocated the object.
+  std::span<const std::uint16_t> owner;      // The number that the allocating thread had then.
   std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
   std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
 };
