@@ -51,7 +51,7 @@ class EventBatch(NamedTuple):
     size: NDArray[np.uint64]  # Of a free: what its object had asked for.
     alignment: NDArray[np.uint32]  # 0 = default.
     noscan: NDArray[np.uint8]  # Of a free: its object's.
-    owner: NDArray[np.uint16]  # The thread that allocated the object.
+    owner: NDArray[np.uint16]  # The number that the allocating thread had then.
     time_ns: NDArray[np.int64]
     requested: NDArray[np.uint64]  # Bytes that the program holds after the event.
 

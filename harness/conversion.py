@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from harness.allocator import ALLOC, CALLOC, FREE, REALLOC, EventBatch
 from harness.errors import HarnessError
 from harness.formats import Description, RawTrace, TraceSink, of_source, of_target
 from harness.native._native import LiveSet
-from harness.trace import AS_IT_STANDS, BATCH_EVENTS, OPTIONAL, CheckedTrace, TraceReader
+from harness.trace import BATCH_EVENTS, OPTIONAL, Progress, RowChecker, unnoticed
 
 Columns = dict[str, NDArray[Any]]
 
@@ -39,10 +38,6 @@ class ConversionResult:
     warnings: list[str] = field(default_factory=list)
 
 
-def _ignore(events: int) -> None:
-    """Take no notice of progress."""
-
-
 def convert(
     source: str,
     target: str,
@@ -52,7 +47,7 @@ def convert(
     events: tuple[int | None, int | None] | None = None,
     threads: list[int] | None = None,
     time_s: tuple[float | None, float | None] | None = None,
-    progress: Callable[[int], None] = _ignore,
+    progress: Progress = unnoticed,
 ) -> ConversionResult:
     """Write a trace anew: canonical, in another format, or a part of it.
 
@@ -92,8 +87,7 @@ class _Cut:
         time_s: tuple[float | None, float | None] | None,
     ) -> None:
         self._trace = trace
-        # CheckedTrace needs of a reader what every RawTrace has: batches, and a path for its faults.
-        self._checked = CheckedTrace(cast(TraceReader, trace), AS_IT_STANDS, BATCH_EVENTS)
+        self._checker = RowChecker(trace.path)
         self._first_event, self._end_event = _bounds(events, 1)
         self._first_ns, self._end_ns = _bounds(time_s, _NS_PER_S)
         self._is_whole = events is None and time_s is None and threads is None
@@ -107,9 +101,9 @@ class _Cut:
         self.alive_at_cut = 0
         self.frees_dropped = 0
 
-    def run(self, sink: TraceSink, progress: Callable[[int], None]) -> None:
+    def run(self, sink: TraceSink, progress: Progress) -> None:
         for raw in self._trace.raw_batches():
-            batch = self._checked.check(raw)
+            batch = self._checker.check(raw)
             count = len(batch.op)
             if len(batch.time_ns):
                 self._origin_ns = int(batch.time_ns[0]) if self.read == 0 else self._origin_ns

@@ -6,22 +6,17 @@ native/generator.hpp draws the events; this file checks what was asked for and w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from harness import __version__
 from harness.errors import HarnessError
 from harness.native._native import Generator, SizeOverflow
-from harness.trace import BATCH_EVENTS, TraceWriter
+from harness.trace import BATCH_EVENTS, Progress, TraceWriter, unnoticed
 
 _MAX_THREADS = 65_535
 # Steady state wanders some standard deviations above it, and a trace may have 2^32 - 2 live objects.
 _MAX_LIVE = 1 << 31
 _MAX_EVENTS = 2**63 - 1  # No limit that anyone meets.
 _MAX_LOG_SIZE = 32.5  # Just below ln 2^47, the address space.
-
-
-def _ignore(events: int) -> None:
-    """Take no notice of progress."""
 
 
 def generate(
@@ -35,7 +30,7 @@ def generate(
     noscan: float = 0.5,
     size_mu: float = 4.5,
     size_sigma: float = 1.5,
-    progress: Callable[[int], None] = _ignore,
+    progress: Progress = unnoticed,
 ) -> None:
     """Write a synthetic trace that climbs to `live` objects and stays around that.
 

@@ -5,12 +5,11 @@ Streams the checked trace through native/inspector.hpp, which counts; inspection
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.native._native import Inspector
-from harness.trace import TraceReader
+from harness.trace import Progress, TraceReader, unnoticed
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,7 @@ class Inspection:
         return asdict(self)
 
 
-def _ignore(events: int) -> None:
-    """Take no notice of progress."""
-
-
-def inspect(path: str, progress: Callable[[int], None] = _ignore) -> Inspection:
+def inspect(path: str, progress: Progress = unnoticed) -> Inspection:
     """Read a trace once and count; `progress` is called with the number of events just done.
 
     Sizes' quantiles are nearest ranks, exact below 64 KiB and within 0.004 % above. Raises TraceError.

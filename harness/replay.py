@@ -6,7 +6,7 @@ while they work. Memory does not grow with the length of the trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,15 @@ from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec
 from harness.errors import AllocatorError, HarnessError
 from harness.placements import PlacementsWriter
 from harness.results import Run, TraceRuns
-from harness.trace import AS_IT_STANDS, BATCH_EVENTS, CheckedTrace, Noscan, TraceReader
+from harness.trace import (
+    AS_IT_STANDS,
+    BATCH_EVENTS,
+    CheckedTrace,
+    Noscan,
+    Progress,
+    TraceReader,
+    unnoticed,
+)
 
 _UNKNOWN = -1
 
@@ -40,15 +48,11 @@ _DEFAULTS = Settings()
 _WORTH_A_THREAD_EVENTS = 1024
 
 
-def _ignore(events: int) -> None:
-    pass
-
-
 def replay(
     path: str,
     specs: Sequence[Spec],
     settings: Settings = _DEFAULTS,
-    progress: Callable[[int], None] = _ignore,
+    progress: Progress = unnoticed,
 ) -> TraceRuns:
     """Replay a trace through every allocator; `progress` is called with the number of events just done.
 

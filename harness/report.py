@@ -160,14 +160,15 @@ def _summary_table(runs: Sequence[Run], form: str) -> str:
     cells = [["", *(run.kind for run in runs)]]
     cells += [[heading, *(text(run.summary[name]) for run in runs)] for heading, name, text in _SUMMARY]
     cells.append(["at peak committed:", *("" for _ in runs)])
-    at_peak = [(run, run.summary["peak_committed_bytes"]) for run in runs]
+    committed = [run.summary["peak_committed_bytes"] for run in runs]
     requested = [_requested_at_peak(run) for run in runs]
-    cells.append(["· requested", *_with_shares(requested, at_peak)])
-    cells.append(["· rounding and headers", *_with_shares([_internal(run) for run in runs], at_peak)])
+    cells.append(["· requested", *_with_shares(requested, committed)])
+    internal = [run.summary["internal_waste_bytes"] for run in runs]
+    cells.append(["· rounding and headers", *_with_shares(internal, committed)])
     for heading, name in _AT_PEAK:
         values = [run.footprint["peak"][name] for run in runs]
         if any(values):
-            cells.append([f"· {heading}", *_with_shares(values, at_peak)])
+            cells.append([f"· {heading}", *_with_shares(values, committed)])
     released = [run.footprint["peak"]["released"] for run in runs]
     cells.append(["given back or never taken", *(bytes_text(value) for value in released)])
     cells.append(
@@ -184,14 +185,10 @@ def _requested_at_peak(run: Run) -> int | float | None:
     return None if committed is None or waste is None else committed - waste
 
 
-def _internal(run: Run) -> int | float | None:
-    return run.summary["internal_waste_bytes"]
-
-
-def _with_shares(values: Sequence[float | None], at_peak: Sequence[tuple[Run, float | None]]) -> list[str]:
+def _with_shares(values: Sequence[float | None], wholes: Sequence[float | None]) -> list[str]:
     texts = []
-    for value, (_, committed) in zip(values, at_peak, strict=True):
-        share = _share(value, committed)
+    for value, whole in zip(values, wholes, strict=True):
+        share = _share(value, whole)
         texts.append(bytes_text(value) + ("" if share is None else f" {100 * share:5.1f} %"))
     return texts
 

@@ -42,6 +42,13 @@ _READ_BYTES = 1 << 18
 
 RawColumns = dict[str, NDArray[Any]]
 
+# Called with the number of events that were just done.
+Progress = Callable[[int], None]
+
+
+def unnoticed(events: int) -> None:
+    """Take no notice of progress."""
+
 
 class Noscan(NamedTuple):
     """Which objects hold no pointers: the file's column, or a share of all objects."""
@@ -88,7 +95,7 @@ class TraceReader:
         try:
             self._file = pq.ParquetFile(_source(path), pre_buffer=False, buffer_size=_READ_BYTES)
         except (OSError, pa.ArrowException) as error:
-            raise TraceError(f"{path}: {_reason(path, error)}") from error
+            raise TraceError(f"{path}: {reason(path, error)}") from error
         self.schema = self._file.schema_arrow
         self.events: int = self._file.metadata.num_rows
         self.metadata = self._metadata()
@@ -123,7 +130,7 @@ class TraceReader:
                     yield {name: values[first : first + batch_events] for name, values in decoded.items()}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise TraceError(f"{self.path}: row {row} or after: {_reason(self.path, error)}") from error
+            raise TraceError(f"{self.path}: row {row} or after: {reason(self.path, error)}") from error
         if row != self.events:
             raise TraceError(
                 f"{self.path}: has {row} rows, expected the {self.events} that its footer promises"
@@ -188,18 +195,12 @@ class TraceReader:
         return ops
 
 
-class CheckedTrace:
-    """The rows of a trace, checked, renamed and enriched; totals() is what the trace is, once it was read."""
+class RowChecker:
+    """Checks, renames and enriches rows of any source; totals() is what they are, once they were read."""
 
-    def __init__(self, reader: TraceReader, noscan: Noscan, batch_events: int) -> None:
-        self.reader = reader
-        self.batch_events = batch_events
+    def __init__(self, path: str, noscan: Noscan = AS_IT_STANDS) -> None:
+        self._path = path
         self._checker = Checker(noscan_fraction=noscan.fraction, override_noscan=noscan.override)
-
-    def __iter__(self) -> Iterator[EventBatch]:
-        """Yield every batch once, in order; TraceError at the first row that cannot be."""
-        for raw in self.reader.raw_batches(self.batch_events, [name for name in COLUMNS if name != "site"]):
-            yield self.check(raw)
 
     def check(self, raw: RawColumns) -> EventBatch:
         """Return the next raw batch as a checked one."""
@@ -214,12 +215,26 @@ class CheckedTrace:
                 raw.get("time_ns"),
             )
         except TraceFault as fault:
-            raise TraceError(f"{self.reader.path}: {fault}") from fault
+            raise TraceError(f"{self._path}: {fault}") from fault
         return EventBatch(*columns)
 
     def totals(self) -> dict[str, int]:
         """Return the counts and sums of what was read so far, in events, objects and bytes."""
         return self._checker.totals()
+
+
+class CheckedTrace(RowChecker):
+    """The rows of an opened trace, checked."""
+
+    def __init__(self, reader: TraceReader, noscan: Noscan, batch_events: int) -> None:
+        super().__init__(reader.path, noscan)
+        self.batch_events = batch_events
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[EventBatch]:
+        """Yield every batch once, in order; TraceError at the first row that cannot be."""
+        for raw in self._reader.raw_batches(self.batch_events, [name for name in COLUMNS if name != "site"]):
+            yield self.check(raw)
 
 
 class TraceWriter:
@@ -376,7 +391,7 @@ class AtomicOutput:
         except FileNotFoundError as error:
             raise TraceError(f"{path}: cannot be written: there is no such folder") from error
         except (OSError, pa.ArrowException) as error:
-            raise TraceError(f"{path}: cannot be written: {_reason(path, error)}") from error
+            raise TraceError(f"{path}: cannot be written: {reason(path, error)}") from error
 
     def commit(self) -> None:
         """Let the file appear."""
@@ -417,19 +432,19 @@ def _source(path: str) -> Any:
     return path
 
 
-def _reason(path: str, error: Exception) -> str:
-    """Say in one line why a file could not be read or written."""
+def reason(path: str, error: Exception) -> str:
+    """Say in one line, in a user's words, why a file could not be read or written."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
         return "permission denied"
     text = " ".join(str(error).split())
     if isinstance(error, IsADirectoryError) or "Is a directory" in text or os.path.isdir(path):
-        return "is a directory, expected a Parquet file"
+        return "is a directory, expected a file"
     if "magic bytes" in text or "too small to be a Parquet file" in text or "file size is 0 bytes" in text:
         return "is not a whole Parquet file; expected a trace (`harness convert` reads other formats)"
     if len(text) > 200:
         text = text[:200] + "..."
-    if isinstance(error, pa.ArrowException) and "filesystem" not in text:
-        return f"is damaged: {text}"
-    return text
+    # An error of the system has a number; one of a remote file system is about the place, not the bytes.
+    is_about_the_place = getattr(error, "errno", None) is not None or "://" in path
+    return text if is_about_the_place else f"is damaged: {text}"

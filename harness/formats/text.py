@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from harness.allocator import OP_NAMES
 from harness.errors import TraceError
-from harness.trace import AtomicOutput
+from harness.trace import AtomicOutput, reason
 
 # Enough for a compressor's first block, and for a header of any length that makes sense.
 _HEAD_BYTES = 1 << 18
@@ -60,15 +60,7 @@ def open_text(path: str) -> pa.NativeFile:
 
 def unreadable(path: str, error: Exception, where: str = "") -> TraceError:
     """Return what to raise, in one line, where a file could not be read."""
-    if isinstance(error, FileNotFoundError):
-        reason = "no such file"
-    elif isinstance(error, PermissionError):
-        reason = "permission denied"
-    elif isinstance(error, IsADirectoryError) or "Is a directory" in str(error):
-        reason = "is a directory, expected a file"
-    else:
-        reason = f"is damaged: {' '.join(str(error).split())[:200]}"
-    return TraceError(f"{path}: {where}{reason}")
+    return TraceError(f"{path}: {where}{reason(path, error)}")
 
 
 def _first_bytes(path: str) -> bytes:
