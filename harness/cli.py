@@ -241,6 +241,59 @@ def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) 
 
 @cli.command()
 @click.argument("allocator", metavar="NAME[:key=value,...]")
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
+@click.option(
+    "--against", metavar="PATH", help="The real allocator's file  [default: the one that is installed]."
+)
+@click.option(
+    "--script",
+    metavar="FILE",
+    help="Calls between the events, a line each: EVENTS-BEFORE-IT CALL ARGUMENTS  [default: TRACE.script].",
+)
+@click.option(
+    "--checkpoints",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How often everything is compared between the first event and the last.",
+)
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def conform(
+    allocator: str,
+    traces: tuple[str, ...],
+    against: str | None,
+    script: str | None,
+    checkpoints: int,
+    form: str,
+    output: str | None,
+) -> int:
+    """Hold an allocator's model against the real allocator, on traces of your own; exit 1 if they differ."""
+    from harness import report
+    from harness.allocator import find
+    from harness.conform import conform as run
+
+    specs = find(allocator)
+    reports = []
+    for spec in specs:
+        for trace in traces:
+            with _progress(trace) as progress:
+                reports.append(
+                    run(
+                        trace,
+                        spec,
+                        against=against,
+                        script=script,
+                        checkpoints=checkpoints,
+                        progress=progress,
+                    )
+                )
+    _print(report.conformance(reports, form), output)
+    return 0 if all(found.agrees for found in reports) else 1
+
+
+@cli.command()
+@click.argument("allocator", metavar="NAME[:key=value,...]")
 @_format
 def classes(allocator: str, form: str) -> None:
     """Print an allocator's size classes."""

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import tabulate
 
 from harness.results import Environment, Run, TraceRuns
+
+if TYPE_CHECKING:
+    from harness.conform import Report
 
 # Formats of a report by the name of tabulate's.
 TABULATE = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
@@ -121,6 +126,47 @@ def class_table(rows: Sequence[Mapping[str, int | float]], form: str) -> str:
     headings = [_heading(name) for name in rows[0]]
     cells = [[_class_cell(name, value) for name, value in row.items()] for row in rows]
     return table(cells, headings, form)
+
+
+def conformance(reports: Sequence[Report], form: str) -> str:
+    """Return what comparisons with the real thing found, in one of the formats of the command line."""
+    if form == "json":
+        return json.dumps([asdict(each) | {"agrees": each.agrees} for each in reports], indent=1) + "\n"
+    rows = [
+        {
+            "trace": each.trace,
+            "model": each.model,
+            "real": each.truth,
+            "what": aspect.name,
+            "compared": aspect.compared,
+            "differing": aspect.differing,
+        }
+        for each in reports
+        for aspect in each.aspects.values()
+    ]
+    if form == "csv":
+        return rows_csv(rows)
+    return "\n\n".join(_conformance_text(each, form) for each in reports) + "\n"
+
+
+def _conformance_text(found: Report, form: str) -> str:
+    cells = [
+        [aspect.name, count_text(aspect.compared), count_text(aspect.differing)]
+        for aspect in found.aspects.values()
+    ]
+    calls = f", calls: {found.calls:,}" if found.calls else ""
+    texts = [
+        f"{found.trace}: {found.events:,} events, compared at {found.checkpoints:,} moments{calls}\n"
+        f"{found.model} against {found.truth}",
+        table(cells, ["", "compared", "differing"], form, left=1),
+    ]
+    examples = [f"{aspect.name}: {text}" for aspect in found.aspects.values() for text in aspect.examples]
+    if examples:
+        texts.append("\n".join(["first differences:", *(f"  {text}" for text in examples)]))
+    if found.gave_up:
+        texts.append("broke off: what follows so many differences says nothing new")
+    texts.append("equal" if found.agrees else "NOT EQUAL")
+    return "\n\n".join(texts)
 
 
 def table(cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0) -> str:

@@ -1,0 +1,356 @@
+"""A model against the real thing: the same events and calls to both, and every answer compared.
+
+Knows neither allocator. An entry point in the group ``harness.conformance`` names a function that makes the
+two subjects of a backend: its model, and its reader of the truth. Both are driven in lock step, a batch at a
+time, so that memory does not grow with the length of the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.allocator import ALLOC, CALLOC, OP_NAMES, REALLOC, EventBatch, Spec
+from harness.errors import AllocatorError, HarnessError
+from harness.trace import Progress, TraceReader, unnoticed
+
+ENTRY_POINT_GROUP = "harness.conformance"
+
+# What a subject knows of itself under one name: numbers by key, rows of one type, or a text.
+State = Mapping[Any, int | float] | NDArray[Any] | str
+
+# In place of a call: compare here.
+CHECKPOINT = "checkpoint"
+
+ADDRESSES = "addresses"
+
+_EXAMPLES = 5
+# Once a model has gone astray it stays astray, and nobody reads on.
+_ENOUGH_DIFFERENCES = 1000
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a program asks of its allocator and no trace holds, after so many of the trace's events."""
+
+    after_event: int
+    name: str
+    arguments: tuple[str, ...] = ()
+    where: str = ""  # File and line, for messages.
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.where}:" if self.where else "call", self.name, *self.arguments])
+
+
+class Subject(Protocol):
+    """An allocator that can be asked for all it knows: a model, or the real thing."""
+
+    name: str
+
+    def replay(self, batch: EventBatch) -> NDArray[np.uint64]:
+        """Carry out events; return one answer each, an address where it has one."""
+
+    def call(self, call: Call) -> None:
+        """Carry out a call; AllocatorError where there is no such call or it is refused."""
+
+    def state(self) -> dict[str, State]:
+        """Return all that can be asked, by the name of the aspect."""
+
+    def close(self) -> None:
+        """End a process, if there is one."""
+
+
+# Makes the model and the real thing from an allocator's options and, where given, the file of the real thing.
+Subjects = Callable[[Mapping[str, Any], str | None], tuple[Subject, Subject]]
+
+
+@dataclass
+class Aspect:
+    """How many answers of one kind were compared, and how many differ."""
+
+    name: str
+    compared: int = 0
+    differing: int = 0
+    examples: list[str] = field(default_factory=list)  # The first differences, in words.
+
+    def add(self, compared: int, differing: int, examples: Iterable[str]) -> None:
+        """Count a comparison in."""
+        self.compared += compared
+        self.differing += differing
+        for example in examples:
+            if len(self.examples) >= _EXAMPLES:
+                break
+            self.examples.append(example)
+
+
+@dataclass
+class Report:
+    """What a comparison found."""
+
+    model: str
+    truth: str
+    trace: str = ""
+    events: int = 0
+    checkpoints: int = 0
+    calls: int = 0
+    gave_up: bool = False  # Whether it broke off after very many differences.
+    aspects: dict[str, Aspect] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs."""
+        return not any(aspect.differing for aspect in self.aspects.values())
+
+    def aspect(self, name: str) -> Aspect:
+        """Return an aspect by its name, made if it is new."""
+        return self.aspects.setdefault(name, Aspect(name))
+
+
+def conform(
+    path: str,
+    spec: Spec,
+    *,
+    against: str | None = None,
+    script: str | None = None,
+    checkpoints: int = 20,
+    progress: Progress = unnoticed,
+) -> Report:
+    """Compare a backend's model with the real thing on a trace.
+
+    Without `script`, the calls are those of a file beside the trace with the suffix ``.script``, if there is
+    one. TraceError and HarnessError for faults in these files, AllocatorError without the real thing.
+    """
+    make = _find(spec.name)
+    reader = TraceReader(path)
+    calls = read_script(script) if script else _script_beside(path)
+    late = next((call for call in calls if call.after_event > reader.events), None)
+    if late:
+        raise HarnessError(
+            f"{late.where}: after event {late.after_event}, expected at most the trace's {reader.events}"
+        )
+    stops = [k * reader.events // (checkpoints + 1) for k in range(1, checkpoints + 1)]
+    model, truth = make(spec.options, against)
+    with closing(truth), closing(model):
+        report = compare(reader.checked(), model, truth, calls=calls, checkpoints=stops, progress=progress)
+    report.trace = path
+    return report
+
+
+def read_script(path: str) -> list[Call]:
+    """Return the calls of a script: lines of ``EVENTS-BEFORE-IT CALL ARGUMENTS``; # begins a comment.
+
+    HarnessError where it cannot be read, and for a line that is none or goes back in the trace.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path}: the script cannot be read: {error}") from error
+    calls: list[Call] = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        where = f"{path}: line {number}"
+        if len(words) < 2 or not words[0].isdecimal():
+            raise HarnessError(
+                f"{where}: found {line.strip()!r}, expected EVENTS-BEFORE-IT CALL ARGUMENTS"
+            )
+        call = Call(int(words[0]), words[1], tuple(words[2:]), where)
+        if calls and call.after_event < calls[-1].after_event:
+            raise HarnessError(
+                f"{where}: after event {call.after_event}, expected at least {calls[-1].after_event} "
+                f"as in the line before"
+            )
+        calls.append(call)
+    return calls
+
+
+def compare(
+    batches: Iterable[EventBatch],
+    model: Subject,
+    truth: Subject,
+    *,
+    calls: Sequence[Call] = (),
+    checkpoints: Sequence[int] = (),
+    progress: Progress = unnoticed,
+) -> Report:
+    """Drive both subjects through a trace, with the calls between its events, and compare all they answer.
+
+    States are compared before the first event, at every checkpoint (a count of events, or a call of that
+    name, after the other calls of its place) and at the end. Breaks off after a thousand differences.
+    """
+    comparison = _Comparison(model, truth)
+    comparison.checkpoint()
+    with ThreadPoolExecutor(1) as pool:
+        for step in _steps(batches, _plan(calls, checkpoints)):
+            if isinstance(step, EventBatch):
+                comparison.replay(step, pool)
+                progress(len(step.op))
+            elif step.name == CHECKPOINT:
+                comparison.checkpoint()
+            else:
+                comparison.call(step)
+            if comparison.report.gave_up:
+                return comparison.report
+    comparison.checkpoint()
+    return comparison.report
+
+
+def _find(name: str) -> Subjects:
+    known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in known:
+        having = ", ".join(sorted(known)) or "none"
+        raise HarnessError(f"{name} cannot be held against a real allocator; those that can: {having}")
+    try:
+        make: Subjects = known[name].load()
+    except ImportError as error:
+        raise AllocatorError(f"{name}: {known[name].value} cannot be loaded: {error}") from error
+    return make
+
+
+def _script_beside(path: str) -> list[Call]:
+    beside = Path(path).with_suffix(".script")
+    return read_script(str(beside)) if path != "-" and "://" not in path and beside.exists() else []
+
+
+def _plan(calls: Sequence[Call], checkpoints: Sequence[int]) -> list[Call]:
+    planned = [*calls, *(Call(stop, CHECKPOINT) for stop in sorted(set(checkpoints)))]
+    return sorted(planned, key=lambda call: call.after_event)
+
+
+def _steps(batches: Iterable[EventBatch], plan: Sequence[Call]) -> Iterator[EventBatch | Call]:
+    """Yield the events in parts, and each call in its place between them."""
+    coming = iter(plan)
+    call = next(coming, None)
+    done = 0
+    for batch in batches:
+        first, count = 0, len(batch.op)
+        while call is not None and call.after_event < done + count:
+            stop = call.after_event - done
+            if stop > first:
+                yield EventBatch(*(column[first:stop] for column in batch))
+                first = stop
+            yield call
+            call = next(coming, None)
+        if first < count:
+            yield EventBatch(*(column[first:] for column in batch)) if first else batch
+        done += count
+    while call is not None:
+        yield call
+        call = next(coming, None)
+
+
+class _Comparison:
+    """Two subjects in the middle of a trace."""
+
+    def __init__(self, model: Subject, truth: Subject) -> None:
+        self._model = model
+        self._truth = truth
+        self.report = Report(model.name, truth.name)
+        self.report.aspect(ADDRESSES)
+
+    def replay(self, batch: EventBatch, pool: ThreadPoolExecutor) -> None:
+        """Carry out events on both, at the same time, and compare their answers."""
+        coming: Future[NDArray[np.uint64]] = pool.submit(self._truth.replay, batch)
+        found = self._model.replay(batch)
+        expected = coming.result()
+        allocates = (batch.op == ALLOC) | (batch.op == CALLOC) | (batch.op == REALLOC)
+        wrong = np.flatnonzero(found != expected)
+        examples = (self._wrong_address(batch, row, found, expected) for row in wrong[:_EXAMPLES].tolist())
+        self._add(ADDRESSES, int(allocates.sum()), len(wrong), examples)
+        self.report.events += len(batch.op)
+
+    def call(self, call: Call) -> None:
+        """Carry out a call on both."""
+        try:
+            self._truth.call(call)
+            self._model.call(call)
+        except AllocatorError as error:
+            raise AllocatorError(f"{call}: {error}") from error
+        self.report.calls += 1
+
+    def checkpoint(self) -> None:
+        """Compare all that both know of themselves."""
+        model, truth = self._model.state(), self._truth.state()
+        when = f"after event {self.report.events}"
+        for name in truth.keys() | model.keys():
+            if name not in model or name not in truth:
+                raise AllocatorError(f"{when}: only one side knows its {name}")
+        for name, expected in truth.items():
+            found = _compared(model[name], expected)
+            self._add(name, found.compared, found.differing, (f"{when}: {text}" for text in found.texts))
+        self.report.checkpoints += 1
+
+    def _add(self, name: str, compared: int, differing: int, examples: Iterable[str]) -> None:
+        self.report.aspect(name).add(compared, differing, examples)
+        total = sum(aspect.differing for aspect in self.report.aspects.values())
+        self.report.gave_up = total >= _ENOUGH_DIFFERENCES
+
+    def _wrong_address(
+        self, batch: EventBatch, row: int, found: NDArray[np.uint64], expected: NDArray[np.uint64]
+    ) -> str:
+        what = f"{OP_NAMES[int(batch.op[row])]} of {batch.size[row]} B on thread {batch.thread[row]}"
+        return f"event {self.report.events + row}, {what}: model {found[row]:#x}, real {expected[row]:#x}"
+
+
+class _Compared(NamedTuple):
+    compared: int
+    differing: int
+    texts: list[str]  # The differences in words.
+
+
+def _compared(model: State, truth: State) -> _Compared:
+    if isinstance(model, str) and isinstance(truth, str):
+        return _compared_texts(model, truth)
+    if isinstance(model, np.ndarray) and isinstance(truth, np.ndarray):
+        return _compared_rows(model, truth)
+    if isinstance(model, Mapping) and isinstance(truth, Mapping):
+        return _compared_numbers(model, truth)
+    raise AllocatorError(f"a {type(model).__name__} cannot be compared with a {type(truth).__name__}")
+
+
+def _compared_numbers(model: Mapping[Any, int | float], truth: Mapping[Any, int | float]) -> _Compared:
+    keys = [*truth, *(key for key in model if key not in truth)]
+    texts = [
+        f"{_key_text(key)}: model {model.get(key, 'none')}, real {truth.get(key, 'none')}"
+        for key in keys
+        if model.get(key) != truth.get(key)
+    ]
+    return _Compared(len(keys), len(texts), texts)
+
+
+def _key_text(key: Any) -> str:
+    return " ".join(str(part) for part in key) if isinstance(key, tuple) else str(key)
+
+
+def _compared_rows(model: NDArray[Any], truth: NDArray[Any]) -> _Compared:
+    if np.array_equal(model, truth):
+        return _Compared(len(truth), 0, [])
+    mine, real = dict.fromkeys(model.tolist()), dict.fromkeys(truth.tolist())
+    texts = [f"only real: {_row_text(truth, row)}" for row in real if row not in mine]
+    texts += [f"only in the model: {_row_text(model, row)}" for row in mine if row not in real]
+    texts = texts or [f"the same {len(real)} rows in another order"]
+    return _Compared(len(truth), len(texts), texts)
+
+
+def _row_text(rows: NDArray[Any], row: tuple[Any, ...]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(rows.dtype.names or (), row, strict=True))
+
+
+def _compared_texts(model: str, truth: str) -> _Compared:
+    """Compare line by line, and count bytes."""
+    if model == truth:
+        return _Compared(len(truth), 0, [])
+    pairs = list(zip_longest(model.splitlines(True), truth.splitlines(True), fillvalue=""))
+    differing = [(mine, real) for mine, real in pairs if mine != real]
+    texts = [f"model {mine!r}, real {real!r}" for mine, real in differing]
+    return _Compared(len(truth), sum(max(len(mine), len(real)) for mine, real in differing), texts)
