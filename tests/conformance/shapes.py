@@ -215,19 +215,21 @@ def hundred_threads(writer: Writer) -> None:
     """Up to a hundred threads whose caches take limits from one another."""
     random = writer.random
     threads = range(random.randrange(20, 101))
-    writer.options["max_total_thread_cache_bytes"] = random.choice((1, 2, 4)) * 512 * KIB
-    # Each holds the claim of a new cache; of all of them only the busy ones want more.
-    busy = random.sample(threads, 8)
-    for thread in threads:
+    early = threads[: len(threads) // 4]
+    # A few caches grow above the minimum while there is something to claim; the others come to a full house.
+    writer.options["max_total_thread_cache_bytes"] = random.choice((2, 4, 8, 12)) * MIB
+    for thread in early:
         writer.allocate(thread, random.randrange(1, 2000))
-    mix = Mix(log_normal(random, 7.5, 1, 64 * KIB), live=3000, threads=threads, switch=0.02, remote=1)
+    mix = Mix(log_normal(random, 7.5, 1, 64 * KIB), live=3000, threads=early, switch=0.02, remote=1)
     events = some_events(writer)
     while len(writer) < events:
-        mix.threads = busy if random.random() < 0.7 else threads
-        mix.run(writer, 1000)
-        thread = random.choice(busy)
-        burst = [writer.allocate_apart(thread, 8000) for _ in range(120)]
-        writer.free_all(thread, burst)
+        if len(writer) > events // 3:
+            mix.threads = threads
+        mix.run(writer, 600)
+        thread = random.choice(mix.threads)
+        for _ in range(random.randrange(1, 20)):
+            burst = [writer.allocate_apart(thread, 16_000) for _ in range(20)]
+            writer.free_all(thread, burst)
 
 
 def thread_churn(writer: Writer) -> None:
@@ -311,12 +313,14 @@ def pipeline(writer: Writer) -> None:
     stages = random.randrange(2, 7)
     queues: list[list[int]] = [[] for _ in range(stages)]
     size = log_normal(random, 5.5, 1, 100_000)
-    burst = random.choice((1, 10, 100))
+    burst = random.choice((10, 100, 600))
+    for stage in range(stages):
+        writer.allocate(stage, 8)
     events = some_events(writer)
     while len(writer) < events:
         stage = random.randrange(stages)
         queues[stage] += [writer.allocate_apart(stage, size()) for _ in range(random.randrange(1, burst + 1))]
-        if len(queues[stage]) > 200:
+        if len(queues[stage]) > 2 * burst:
             writer.free_all((stage + 1) % stages, queues[stage][:burst])
             del queues[stage][:burst]
 
@@ -675,13 +679,32 @@ SHAPES: dict[str, Callable[[Writer], None]] = {
 }
 
 
+def above_four_gib(writer: Writer) -> None:
+    """A million objects of 1 KiB, more than 8 MiB of metadata, and more than 4 GiB that nobody touches."""
+    for number in range(1_100_000):
+        writer.allocate(0, 1024)
+        if number % 50_000 == 7:
+            writer.allocate(0, 210 * MIB)
+    writer.random.shuffle(writer.live)
+    freed = writer.live[:700_000]
+    del writer.live[:700_000]
+    writer.free_all(0, freed)
+    for _ in range(200_000):
+        writer.allocate(0, writer.random.choice((2000, 5000, 9000, 30_000)))
+
+
+# Too long to be run many times.
+LARGE_SHAPES: dict[str, Callable[[Writer], None]] = {above_four_gib.__name__: above_four_gib}
+
+
 def program(shape: str, seed: int, minor: int) -> Program:
     """Return the program of a shape and a seed, for a library of release 2.`minor`.
 
     Seeds that follow one another have different transfer batches.
     """
     writer = Writer(Random(f"{shape} {seed}"), minor)
-    batch = TRANSFER_BATCHES[(seed + list(SHAPES).index(shape)) % len(TRANSFER_BATCHES)]
+    names = [*SHAPES, *LARGE_SHAPES]
+    batch = TRANSFER_BATCHES[(seed + names.index(shape)) % len(TRANSFER_BATCHES)]
     writer.options["transfer_num_objects"] = batch
-    SHAPES[shape](writer)
+    (SHAPES | LARGE_SHAPES)[shape](writer)
     return writer.finish(shape, seed)

@@ -1,0 +1,107 @@
+"""Runs cases in two processes of their own: both processors work, and a crash costs one case."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from conformance.cases import Case, Outcome
+
+PROCESSES = 2
+
+# A model with a fault may go round for ever.
+LONGEST_SECONDS = 1800
+
+
+class _Worker:
+    def __init__(self, module: Path | None, against: str | None) -> None:
+        command = [sys.executable, "-P", "-m", "conformance.worker"]
+        command += ["--module", str(module)] if module else []
+        command += ["--against", against] if against else []
+        tests = str(Path(__file__).parents[1])
+        paths = [tests, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    def run(self, case: Case) -> Outcome:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        clock = threading.Timer(LONGEST_SECONDS, self.process.kill)
+        clock.start()
+        try:
+            self.process.stdin.write(json.dumps(asdict(case)) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            clock.cancel()
+        if line:
+            return Outcome.decoded(json.loads(line))
+        return Outcome(case, error=f"the process that ran it ended with status {self.process.wait()}")
+
+    def end(self) -> None:
+        """Let it finish: an instrumented module writes its counts when its process ends."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run_cases(
+    cases: Sequence[Case],
+    *,
+    module: Path | None = None,
+    against: str | None = None,
+    stop_at_difference: bool = False,
+) -> Iterator[Outcome]:
+    """Yield the outcome of every case as it comes; with `stop_at_difference`, start none after the first."""
+    waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
+    for case in cases:
+        waiting.put(case)
+    done: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        worker = _Worker(module, against)
+        try:
+            while not stop.is_set():
+                outcome = worker.run(waiting.get_nowait())
+                done.put(outcome)
+                if worker.process.poll() is not None:
+                    worker.end()
+                    worker = _Worker(module, against)
+                if stop_at_difference and not outcome.passed:
+                    stop.set()
+        except queue.Empty:
+            pass
+        finally:
+            worker.end()
+            done.put(None)
+
+    threads = [threading.Thread(target=work) for _ in range(min(PROCESSES, len(cases)))]
+    for thread in threads:
+        thread.start()
+    try:
+        running = len(threads)
+        while running:
+            outcome = done.get()
+            if outcome is None:
+                running -= 1
+            else:
+                yield outcome
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
