@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+from library_support import needs_tcmalloc
 
 # A busy machine is no fault of the code. In CI Hypothesis chooses its own profile, without a deadline, too.
 settings.register_profile("harness", deadline=None)
 if not os.environ.get("CI"):
     settings.load_profile("harness")
+
+
+@pytest.fixture(scope="session")
+def tcmalloc_library():
+    """The installed libtcmalloc's path; without one a test that asks for it fails in CI, and skips elsewhere."""
+    return needs_tcmalloc()
