@@ -16,5 +16,5 @@ if not os.environ.get("CI"):
 
 @pytest.fixture(scope="session")
 def tcmalloc_library():
-    """The installed libtcmalloc's path; without one a test that asks for it fails in CI, and skips elsewhere."""
+    """The installed libtcmalloc; without one a test that asks for it fails in CI, and skips elsewhere."""
     return needs_tcmalloc()
