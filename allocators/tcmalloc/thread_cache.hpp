@@ -140,6 +140,8 @@ class ThreadCache {
     limits_.stats.free_bytes += static_cast<std::uint64_t>(bytes);
   }
 
+  void raise_limit(std::int64_t bytes) { max_bytes_ = static_cast<std::int32_t>(max_bytes_ + bytes); }
+
   // A null block where the page heap has nothing to give.
   Block fetch_from_central_cache(std::uint8_t size_class) {
     FreeList& list = lists_[size_class];
@@ -234,7 +236,9 @@ class ThreadCache {
   CacheLimits& limits_;
   std::vector<FreeList> lists_;
   std::int64_t bytes_ = 0;
-  std::int64_t max_bytes_ = 0;
+  // Of 32 bits as in the original: a minimum of 2 GiB makes it negative. That is less than any size and,
+  // compared unsigned with what may be stolen, more than any.
+  std::int32_t max_bytes_ = 0;
   ThreadCache* next_ = nullptr;
   ThreadCache* previous_ = nullptr;
 };
@@ -252,7 +256,7 @@ inline void CacheLimits::set_overall(std::uint64_t bytes) {
   std::int64_t claimed = 0;
   for (ThreadCache* cache = first_; cache != nullptr; cache = cache->next_) {
     if (ratio < 1.0) {
-      cache->max_bytes_ = static_cast<std::int64_t>(static_cast<double>(cache->max_bytes_) * ratio);
+      cache->max_bytes_ = static_cast<std::int32_t>(cache->max_bytes_ * ratio);
     }
     claimed += cache->max_bytes_;
   }
@@ -265,7 +269,7 @@ inline void CacheLimits::set_overall(std::uint64_t bytes) {
 inline void CacheLimits::increase(ThreadCache& cache) {
   if (unclaimed_bytes_ > 0) {
     unclaimed_bytes_ -= kStealBytes;
-    cache.max_bytes_ += kStealBytes;
+    cache.raise_limit(kStealBytes);
     return;
   }
   for (int probe = 0; probe < kStealProbes; ++probe) {
@@ -273,18 +277,18 @@ inline void CacheLimits::increase(ThreadCache& cache) {
     if (next_to_steal_from_ == nullptr) return;  // The first cache, under a limit of nothing at all.
     ThreadCache& victim = *next_to_steal_from_;
     next_to_steal_from_ = victim.next_;
-    // The original compares a signed with an unsigned number, so that a negative limit counts as huge.
     if (&victim == &cache || static_cast<std::uint64_t>(victim.max_bytes_) <= min_per_thread_bytes_) continue;
-    victim.max_bytes_ -= kStealBytes;
-    cache.max_bytes_ += kStealBytes;
+    victim.raise_limit(-kStealBytes);
+    cache.raise_limit(kStealBytes);
     ++stats.steals;
     return;
   }
 }
 
 inline void CacheLimits::claim_minimum(ThreadCache& cache) {
-  cache.max_bytes_ = static_cast<std::int64_t>(min_per_thread_bytes_);
-  unclaimed_bytes_ -= cache.max_bytes_;
+  cache.max_bytes_ = static_cast<std::int32_t>(min_per_thread_bytes_);
+  unclaimed_bytes_ =
+      static_cast<std::int64_t>(static_cast<std::uint64_t>(unclaimed_bytes_) - min_per_thread_bytes_);
 }
 
 inline void CacheLimits::link(ThreadCache& cache) {
