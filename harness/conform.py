@@ -161,9 +161,7 @@ def read_script(path: str) -> list[Call]:
             continue
         where = f"{path}: line {number}"
         if len(words) < 2 or not words[0].isdecimal():
-            raise HarnessError(
-                f"{where}: found {line.strip()!r}, expected EVENTS-BEFORE-IT CALL ARGUMENTS"
-            )
+            raise HarnessError(f"{where}: found {line.strip()!r}, expected EVENTS-BEFORE-IT CALL ARGUMENTS")
         call = Call(int(words[0]), words[1], tuple(words[2:]), where)
         if calls and call.after_event < calls[-1].after_event:
             raise HarnessError(
@@ -237,12 +235,12 @@ def _steps(batches: Iterable[EventBatch], plan: Sequence[Call]) -> Iterator[Even
         while call is not None and call.after_event < done + count:
             stop = call.after_event - done
             if stop > first:
-                yield EventBatch(*(column[first:stop] for column in batch))
+                yield batch.part(first, stop)
                 first = stop
             yield call
             call = next(coming, None)
         if first < count:
-            yield EventBatch(*(column[first:] for column in batch)) if first else batch
+            yield batch.part(first)
         done += count
     while call is not None:
         yield call

@@ -130,11 +130,6 @@ def feed(model: Go, batch: EventBatch, stops: Sequence[int] = ()) -> np.ndarray:
     return model.feed(batch, np.array(stops, np.int64))
 
 
-def part(batch: EventBatch, first: int, last: int) -> EventBatch:
-    """Some of a batch's events; a column that the trace lacks stays empty."""
-    return EventBatch(*(column[first:last] if len(column) else column for column in batch))
-
-
 def differing_addresses(model: Go, addresses: np.ndarray) -> np.ndarray:
     """Ordinals of the allocations that the model placed elsewhere; objects of 0 bytes have no address."""
     _, placed, has_address = model.native.take_placements()

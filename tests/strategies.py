@@ -147,11 +147,6 @@ def traces(*, releases_all: bool = False) -> st.SearchStrategy[EventBatch]:
     return st.builds(_perform, _sizes, _actions, st.just(releases_all))
 
 
-def part(events: EventBatch, start: int, stop: int) -> EventBatch:
-    """Return some of a batch's events, in order, as a batch."""
-    return EventBatch(*(column[start:stop] for column in events))
-
-
 def every_event(events: EventBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return a stop after each event of a batch."""
     return np.arange(1, len(events.op) + 1, dtype=np.int64)

@@ -3,16 +3,25 @@
 import math
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from harness.allocator import Bytes, NativeAllocator
 from harness.errors import AllocatorError
 
+from . import statistics
 from ._tcmalloc import Options as _Options
 from ._tcmalloc import Tcmalloc as _Tcmalloc
 
 # MallocExtension::ReleaseFreeMemory() is ReleaseToSystem() with this many bytes.
 _ALL_BYTES = (1 << 63) - 1
 
-_PAGE_BYTES = 8192
+# What the library can be configured with (configure --with-tcmalloc-pagesize).
+_PAGE_SIZES = tuple(Bytes(kib << 10) for kib in (4, 8, 16, 32, 64, 128, 256))
+
+# The C++ numbers of Touch, which off does not have.
+_TOUCHES = {"none": 0, "first": 1, "whole": 2}
+
+_DEFAULT_PAGE_BYTES = 8 << 10
 
 # A heap's address on x86-64 Linux: above the first metadata chunk, and room for the heap to grow.
 _LOWEST_HEAP_BASE = 1 << 24
@@ -29,32 +38,45 @@ class Tcmalloc(NativeAllocator):
         self,
         *,
         version: Literal["2.10", "2.11", "2.12", "2.13", "2.14", "2.15", "2.16", "2.17", "2.18"] = "2.18",
+        page_size: Bytes = Bytes(8 << 10),
+        alignment: Literal[8, 16] = 16,
         transfer_num_objects: int = 512,
         start: Literal["process", "bare"] = "process",
         release_rate: float = 1.0,
         max_total_thread_cache_bytes: Bytes = Bytes(32 << 20),
         aggressive_decommit: bool = False,
+        touch: Literal["off", "none", "first", "whole"] = "off",
         heap_limit_mb: int = 0,
         heap_base: int = _HEAP_BASE,
     ) -> None:
-        _check("transfer_num_objects", transfer_num_objects, 2, (1 << 31) - 1)
+        if page_size not in _PAGE_SIZES:
+            sizes = ", ".join(f"{size >> 10}KiB" for size in _PAGE_SIZES)
+            raise AllocatorError(f"tcmalloc: page_size={page_size} is none of {sizes}")
+        _check("transfer_num_objects", transfer_num_objects, 1, (1 << 31) - 1)
         _check("max_total_thread_cache_bytes", max_total_thread_cache_bytes, 0, _ALL_BYTES)
         _check("heap_limit_mb", heap_limit_mb, 0, 1 << 27)
         _check("heap_base", heap_base, _LOWEST_HEAP_BASE, _HEAP_BASE_LIMIT)
-        if heap_base % _PAGE_BYTES:
-            raise AllocatorError(f"tcmalloc: heap_base={heap_base} is no multiple of {_PAGE_BYTES}")
+        if heap_base % min(page_size, _DEFAULT_PAGE_BYTES):
+            multiple = min(page_size, _DEFAULT_PAGE_BYTES)
+            raise AllocatorError(f"tcmalloc: heap_base={heap_base} is no multiple of {multiple}")
         _check_rate(release_rate)
         options = _Options()
         options.minor = int(version.removeprefix("2."))
+        options.page_shift = page_size.bit_length() - 1
+        options.min_alignment = alignment
         options.transfer_num_objects = transfer_num_objects
         options.starts_as_process = start == "process"
         options.release_rate = release_rate
         options.max_total_thread_cache_bytes = max_total_thread_cache_bytes
         options.aggressive_decommit = aggressive_decommit
+        options.counts_touched_pages = touch != "off"
+        options.touch = _TOUCHES.get(touch, 0)
         options.heap_limit_mb = heap_limit_mb
-        options.heap_base = heap_base
+        # Pages are aligned: with larger ones the library leaves a gap below its first.
+        options.heap_base = -(-heap_base // page_size) * page_size
         super().__init__(_Tcmalloc(options=options))
         self.version = f"gperftools {version}"
+        self._page_bytes = page_size
         self._has_minimum_property = options.minor >= 16
 
     def release_to_system(self, size_bytes: int) -> None:
@@ -70,6 +92,16 @@ class Tcmalloc(NativeAllocator):
         """Empty and delete a thread's cache (MallocExtension::MarkThreadIdle)."""
         _check("thread", thread, 0, 65_535)
         self.native.mark_thread_idle(thread)
+
+    def mark_thread_temporarily_idle(self, thread: int) -> None:
+        """Empty a thread's cache, and from 2.11 on delete it (MallocExtension::MarkThreadTemporarilyIdle)."""
+        _check("thread", thread, 0, 65_535)
+        self.native.mark_thread_temporarily_idle(thread)
+
+    def start_thread(self, vector_bytes: int) -> None:
+        """Start a thread from the main thread, where glibc callocs a vector of so many bytes for it."""
+        _check("vector_bytes", vector_bytes, 0, _ALL_BYTES)
+        self.native.start_thread(vector_bytes)
 
     def set_release_rate(self, rate: float) -> None:
         """Set how eagerly free pages go back to the operating system, 0 for never."""
@@ -100,6 +132,28 @@ class Tcmalloc(NativeAllocator):
         """Return the library's numeric properties by its own names, bytes and counts."""
         properties: dict[str, int] = self.native.properties()
         return properties
+
+    def free_list_sizes(self) -> dict[tuple[str, int], int]:
+        """Return the bytes of each list that is not empty, by type and largest object (GetFreeListSizes)."""
+        return statistics.free_list_sizes(self.native, self._page_bytes)
+
+    def ranges(self) -> NDArray[Any]:
+        """Return every span of the heap as a row of statistics.RANGE (MallocExtension::Ranges)."""
+        return statistics.ranges(self.native)
+
+    def stats_text(self) -> str:
+        """Return the text that the library's MallocExtension::GetStats would write."""
+        return statistics.stats_text(self.native, self._page_bytes)
+
+    def touched_resident_bytes(self) -> int:
+        """Return the bytes of the heap's pages that the process has touched and not given back.
+
+        AllocatorError with touch=off, which does not count them.
+        """
+        touched: int | None = self.native.touched_resident_bytes()
+        if touched is None:
+            raise AllocatorError("tcmalloc: touch=off counts no pages; say which bytes the program touches")
+        return touched
 
     def size_classes(self) -> list[dict[str, int | float]]:
         """Return one row per size class from 1 on.

@@ -133,10 +133,19 @@ class CentralFreeList {
     span.returned_count = 0;
     span.first_untouched = 0;
     span.refcount = 0;
+    if (TouchedPages* const touched = page_heap_.touched_pages()) touch_objects(*touched, span);
     page_heap_.spans().prepend(nonempty_, index);
     ++num_spans_;
     counter_ += class_.span_objects;
     return true;
+  }
+
+  // CentralFreeList::Populate links the objects: it writes the first word of each.
+  void touch_objects(TouchedPages& touched, const Span& span) const {
+    const std::uint64_t first = page_heap_.page().bytes_of(span.start_page);
+    for (std::uint32_t object = 0; object < class_.span_objects; ++object) {
+      touched.touch(first + std::uint64_t{object} * class_.object_bytes, sizeof(void*));
+    }
   }
 
   Block block(SpanIndex span, std::uint32_t object) const {

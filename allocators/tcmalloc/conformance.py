@@ -210,11 +210,11 @@ class _Threads:
         while self._started <= highest:
             row = first + int(np.argmax(batch.thread[first:] == self._started))
             if row > first:
-                yield EventBatch(*(column[first:row] for column in batch))
+                yield batch.part(first, row)
             start(self._started)
             self._started += 1
             first = row
-        yield EventBatch(*(column[first:] for column in batch)) if first else batch
+        yield batch.part(first)
 
 
 def _state(

@@ -19,6 +19,7 @@
 #include "size_map.hpp"
 #include "span.hpp"
 #include "system_alloc.hpp"
+#include "touched_pages.hpp"
 #include "version.hpp"
 
 namespace tcmalloc {
@@ -27,8 +28,6 @@ namespace tcmalloc {
 // Other pages may name a span that is gone. Leaves exist where a span begins or ends: a huge one is cheap.
 class PageMap {
  public:
-  static constexpr int kLeafShift = 18;  // pagemap.h: PageMap2 for 48-bit addresses; a leaf covers 2 GiB.
-
   explicit PageMap(std::uint64_t first_page) : first_leaf_(first_page >> kLeafShift) {}
 
   SpanIndex get(std::uint64_t page) const {
@@ -45,6 +44,7 @@ class PageMap {
   }
 
  private:
+  static constexpr int kLeafShift = 18;
   static constexpr std::uint64_t kLeafPages = std::uint64_t{1} << kLeafShift;
   using Leaf = std::array<SpanIndex, kLeafPages>;
 
@@ -71,14 +71,18 @@ struct PageHeapStats {
 
 class PageHeap {
  public:
-  PageHeap(Version version, std::uint64_t heap_base)
+  PageHeap(Version version, Page page, std::uint64_t heap_base)
       : version_(version),
+        page_(page),
+        max_pages_(kMaxListBytes >> page.shift),
+        leaf_shift_((kAddressBits - page.shift + 1) / 2),
         system_(heap_base - Metadata::kChunkBytes),
         metadata_(system_),
         span_allocator_(metadata_, kSpanBytes),
         growth_record_allocator_(metadata_, kStackTraceBytes),
-        page_map_((heap_base >> kPageShift) - 1),
-        next_leaf_(0) {
+        page_map_((heap_base >> page.shift) - 1),
+        normal_(max_pages_),
+        returned_(max_pages_) {
     // static_vars.cc: two spans are taken at start to keep others off their cache lines.
     span_allocator_.allocate();
     span_allocator_.allocate();
@@ -92,6 +96,37 @@ class PageHeap {
   Metadata& metadata() { return metadata_; }
   const Metadata& metadata() const { return metadata_; }
   const PageHeapStats& stats() const { return stats_; }
+  // PageHeapAllocator<Span>::inuse: free spans too, and the two that were taken at start.
+  std::uint64_t spans_in_use() const { return span_allocator_.objects_in_use(); }
+
+  Page page() const { return page_; }
+  // Longer spans than this have no list of their length, but are in ordered sets.
+  std::uint64_t max_pages() const { return max_pages_; }
+
+  // Free spans of one length up to max_pages(), and those longer.
+  struct FreeSpanCounts {
+    std::uint64_t normal_spans = 0;
+    std::uint64_t returned_spans = 0;
+    std::uint64_t normal_pages = 0;
+    std::uint64_t returned_pages = 0;
+  };
+  FreeSpanCounts free_spans_of(std::uint64_t pages) const {
+    const std::uint64_t normal = spans_.count(normal_.by_pages[pages]);
+    const std::uint64_t returned = spans_.count(returned_.by_pages[pages]);
+    return {normal, returned, normal * pages, returned * pages};
+  }
+  FreeSpanCounts large_free_spans() const {
+    FreeSpanCounts counts{normal_.large.size(), returned_.large.size(), 0, 0};
+    for (const LargeSpan& large : normal_.large) counts.normal_pages += large.pages;
+    for (const LargeSpan& large : returned_.large) counts.returned_pages += large.pages;
+    return counts;
+  }
+
+  // Null where touched pages are not counted.
+  TouchedPages* touched_pages() const { return touched_pages_.get(); }
+  void count_touched_pages(std::uint64_t heap_base) {
+    touched_pages_ = std::make_unique<TouchedPages>(heap_base);
+  }
 
   void set_release_rate(double rate) { release_rate_ = rate; }
   void set_aggressive_decommit(bool on) { aggressive_decommit_ = on; }
@@ -147,14 +182,14 @@ class PageHeap {
  private:
   using Location = Span::Location;
 
-  static constexpr std::uint64_t kMaxPages = 128;  // common.h: 1 MiB; longer spans are in ordered sets.
-  static constexpr std::uint64_t kMinSystemAllocPages = kMaxPages;
+  // common.h: kMaxPages, which is kMinSystemAlloc too.
+  static constexpr std::uint64_t kMaxListBytes = 1 << 20;
   static constexpr std::uint64_t kForcedCoalesceBytes = 128 << 20;
   static constexpr double kMaxReleaseDelayPages = 1 << 20;
   static constexpr std::uint64_t kSpanBytes = 48;         // sizeof(Span)
   static constexpr std::uint64_t kStackTraceBytes = 264;  // sizeof(StackTrace), one per growth.
   static constexpr std::uint64_t kSpanSetNodeBytes = 48;  // A node of the ordered sets.
-  static constexpr std::uint64_t kPageMapLeafBytes = 2 << 20;
+  static constexpr int kAddressBits = 48;                 // pagemap.h: of x86-64.
 
   // Ordered by length, then by address, so that the first that is long enough is the best fit.
   struct LargeSpan {
@@ -167,7 +202,9 @@ class PageHeap {
 
   // Free spans of one state.
   struct FreeSpans {
-    std::array<SpanList, kMaxPages + 1> by_pages;
+    explicit FreeSpans(std::uint64_t max_pages) : by_pages(max_pages + 1) {}
+
+    std::vector<SpanList> by_pages;
     LargeSpans large;
   };
 
@@ -196,13 +233,13 @@ class PageHeap {
     return stats_.free_bytes != 0 && stats_.unmapped_bytes != 0 &&
            stats_.free_bytes + stats_.unmapped_bytes >= stats_.system_bytes / 4 &&
            stats_.system_bytes / kForcedCoalesceBytes !=
-               (stats_.system_bytes + (pages << kPageShift)) / kForcedCoalesceBytes;
+               (stats_.system_bytes + (pages << page_.shift)) / kForcedCoalesceBytes;
   }
 
   // The shortest free span that fits, the most recently freed of its length; a normal one before a returned
   // one of the same length.
   SpanIndex search(std::uint64_t pages) {
-    for (std::uint64_t length = pages; length <= kMaxPages; ++length) {
+    for (std::uint64_t length = pages; length <= max_pages_; ++length) {
       const SpanList& normal = normal_.by_pages[length];
       if (!normal.empty()) return carve(normal.first, pages);
       const SpanList& returned = returned_.by_pages[length];
@@ -268,25 +305,26 @@ class PageHeap {
 
   // PageHeap::GrowHeap: at least 1 MiB from the system allocator; without room for that, what is needed.
   bool grow(std::uint64_t pages) {
-    std::uint64_t ask = std::max(pages, kMinSystemAllocPages);
+    if (pages > ~std::uint64_t{0} >> page_.shift) return false;  // kMaxValidPages
+    std::uint64_t ask = std::max(pages, max_pages_);
     if (!ensure_limit(ask, true)) {
       if (pages == ask || !ensure_limit(pages, true)) return false;
       ask = pages;
     }
-    std::optional<std::uint64_t> address = system_.allocate(ask << kPageShift);
+    std::optional<std::uint64_t> address = system_.allocate(ask << page_.shift);
     if (!address && pages < ask) {
       ask = pages;
-      address = system_.allocate(ask << kPageShift);
+      address = system_.allocate(ask << page_.shift);
     }
     if (!address) return false;
     owes_growth_record_ = version_.records_growth_at_unlock();
     if (!owes_growth_record_) growth_record_allocator_.allocate();
-    const std::uint64_t bytes = ask << kPageShift;
+    const std::uint64_t bytes = ask << page_.shift;
     ++stats_.reserve_count;
     stats_.total_reserve_bytes += bytes;
     stats_.system_bytes += bytes;
     commit(ask);
-    const std::uint64_t start_page = *address >> kPageShift;
+    const std::uint64_t start_page = *address >> page_.shift;
     ensure_page_map(start_page, ask);
     delete_span_locked(create(start_page, ask));
     return true;
@@ -294,10 +332,10 @@ class PageHeap {
 
   // The page map covers the new pages and, for merging, one on either side. Growth goes upwards only.
   void ensure_page_map(std::uint64_t start_page, std::uint64_t pages) {
-    const std::uint64_t last_leaf = (start_page + pages) >> PageMap::kLeafShift;
-    for (next_leaf_ = std::max(next_leaf_, (start_page - 1) >> PageMap::kLeafShift); next_leaf_ <= last_leaf;
+    const std::uint64_t last_leaf = (start_page + pages) >> leaf_shift_;
+    for (next_leaf_ = std::max(next_leaf_, (start_page - 1) >> leaf_shift_); next_leaf_ <= last_leaf;
          ++next_leaf_) {
-      metadata_.allocate(kPageMapLeafBytes);
+      metadata_.allocate(sizeof(void*) << leaf_shift_);
     }
   }
 
@@ -328,7 +366,7 @@ class PageHeap {
 
   void merge_into_free_list(SpanIndex span) {
     if (aggressive_decommit_ && spans_[span].location == Location::kNormal) {
-      decommit(spans_[span].pages);
+      decommit(span);
       spans_[span].location = Location::kReturned;
     }
     const std::uint64_t before = spans_[span].start_page - 1;
@@ -354,7 +392,7 @@ class PageHeap {
     const Location own = spans_[span].location;
     const Location other = spans_[neighbour].location;
     if (aggressive_decommit_ && other == Location::kNormal && own == Location::kReturned) {
-      decommit(spans_[neighbour].pages);
+      decommit(neighbour);
     } else if (other != own) {
       return 0;
     }
@@ -365,9 +403,9 @@ class PageHeap {
   void prepend_to_free_list(SpanIndex index) {
     const Span& span = spans_[index];
     (span.location == Location::kNormal ? stats_.free_bytes : stats_.unmapped_bytes) += span.pages
-                                                                                        << kPageShift;
+                                                                                        << page_.shift;
     FreeSpans& spans = free_spans(span.location);
-    if (span.pages <= kMaxPages) {
+    if (span.pages <= max_pages_) {
       spans_.prepend(spans.by_pages[span.pages], index);
       return;
     }
@@ -379,13 +417,13 @@ class PageHeap {
   void remove_from_free_list(SpanIndex index) {
     const Span& span = spans_[index];
     std::uint64_t& bytes = span.location == Location::kNormal ? stats_.free_bytes : stats_.unmapped_bytes;
-    if (bytes < span.pages << kPageShift) {
+    if (bytes < span.pages << page_.shift) {
       throw harness::InvariantError("a free span of " + std::to_string(span.pages) + " pages, but only " +
                                     std::to_string(bytes) + " bytes are free in its state");
     }
-    bytes -= span.pages << kPageShift;
+    bytes -= span.pages << page_.shift;
     FreeSpans& spans = free_spans(span.location);
-    if (span.pages <= kMaxPages) {
+    if (span.pages <= max_pages_) {
       spans_.remove(spans.by_pages[span.pages], index);
       return;
     }
@@ -400,12 +438,12 @@ class PageHeap {
   std::uint64_t release_at_least(std::uint64_t pages) {
     std::uint64_t released = 0;
     while (released < pages && stats_.free_bytes > 0) {
-      for (std::uint64_t step = 0; step < kMaxPages + 1 && released < pages; ++step, ++release_index_) {
-        if (release_index_ > kMaxPages) release_index_ = 0;
+      for (std::uint64_t step = 0; step < max_pages_ + 1 && released < pages; ++step, ++release_index_) {
+        if (release_index_ > max_pages_) release_index_ = 0;
         const SpanIndex span = next_to_release();
         if (span == 0) continue;
         released += spans_[span].pages;
-        decommit(spans_[span].pages);
+        decommit(span);
         remove_from_free_list(span);
         spans_[span].location = Location::kReturned;
         merge_into_free_list(span);
@@ -415,40 +453,48 @@ class PageHeap {
   }
 
   SpanIndex next_to_release() const {
-    if (release_index_ < kMaxPages) return normal_.by_pages[release_index_ + 1].last;
+    if (release_index_ < max_pages_) return normal_.by_pages[release_index_ + 1].last;
     return normal_.large.empty() ? 0 : normal_.large.begin()->span;
   }
 
   // Whether so many pages more stay under the heap limit, if need be after returning others.
   bool ensure_limit(std::uint64_t pages, bool may_release) {
-    const std::uint64_t limit = (heap_limit_mb_ << 20) >> kPageShift;
+    const std::uint64_t limit = (heap_limit_mb_ << 20) >> page_.shift;
     if (limit == 0) return true;
-    std::uint64_t taken = (system_.taken_bytes() >> kPageShift) - (stats_.unmapped_bytes >> kPageShift);
+    std::uint64_t taken = (system_.taken_bytes() >> page_.shift) - (stats_.unmapped_bytes >> page_.shift);
     if (taken + pages > limit && may_release) taken -= release_at_least(taken + pages - limit);
     return taken + pages <= limit;
   }
 
   void commit(std::uint64_t pages) {
     ++stats_.commit_count;
-    stats_.total_commit_bytes += pages << kPageShift;
-    stats_.committed_bytes += pages << kPageShift;
+    stats_.total_commit_bytes += pages << page_.shift;
+    stats_.committed_bytes += pages << page_.shift;
   }
 
-  void decommit(std::uint64_t pages) {
+  void decommit(SpanIndex span) {
+    const std::uint64_t pages = spans_[span].pages;
+    if (touched_pages_) {
+      touched_pages_->give_back(spans_[span].start_page << page_.shift, pages << page_.shift);
+    }
     ++stats_.decommit_count;
-    stats_.total_decommit_bytes += pages << kPageShift;
-    stats_.committed_bytes -= pages << kPageShift;
+    stats_.total_decommit_bytes += pages << page_.shift;
+    stats_.committed_bytes -= pages << page_.shift;
   }
 
   Version version_;
+  Page page_;
+  std::uint64_t max_pages_;
+  int leaf_shift_;  // Of the real page map's leaves (pagemap.h: PageMap2): with 8 KiB pages one covers 2 GiB.
   SystemAllocator system_;
   Metadata metadata_;
   PageHeapAllocator span_allocator_;
   PageHeapAllocator growth_record_allocator_;
   std::optional<PageHeapAllocator> set_node_allocator_;  // Made with the first free large span.
+  std::unique_ptr<TouchedPages> touched_pages_;
   SpanTable spans_;
   PageMap page_map_;
-  std::uint64_t next_leaf_;  // Every leaf of the real page map below it exists, or is never needed.
+  std::uint64_t next_leaf_ = 0;  // Every leaf of the real page map below it exists, or is never needed.
   FreeSpans normal_;
   FreeSpans returned_;
   PageHeapStats stats_;
@@ -457,7 +503,7 @@ class PageHeap {
   bool aggressive_decommit_ = false;
   std::uint64_t heap_limit_mb_ = 0;
   std::int64_t scavenge_counter_ = 0;
-  std::uint64_t release_index_ = kMaxPages;
+  std::uint64_t release_index_ = max_pages_;  // From 0: the lists by length, then the ordered set.
   bool owes_growth_record_ = false;
 };
 

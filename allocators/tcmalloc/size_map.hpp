@@ -1,8 +1,9 @@
 // Size classes: which sizes share one, how many pages a span of it takes, how many objects move at once.
 //
-// The table is computed from its rule (gperftools, src/common.cc: SizeMap::Init), for pages of 8 KiB and
-// 16-byte alignment. Class 0 is no class: it marks spans that hold one large object. With 32 objects a
-// transfer, today's default, there are 86 entries with class 0; with 40 or more there are 88.
+// The table is computed from its rule (gperftools, src/common.cc: SizeMap::Init), for the page and the
+// alignment that the library was configured with. Class 0 is no class: it marks spans that hold one large
+// object. With pages of 8 KiB and 32 objects a transfer, today's defaults, there are 86 entries with class 0;
+// with 40 or more there are 88.
 #pragma once
 
 #include <algorithm>
@@ -15,31 +16,37 @@
 
 namespace tcmalloc {
 
-inline constexpr int kPageShift = 13;  // common.h: kPageShift, the default build.
-inline constexpr std::uint64_t kPageBytes = std::uint64_t{1} << kPageShift;
+// The library's page, of 4 to 256 KiB (common.h: kPageShift).
+struct Page {
+  int shift = 13;  // The default build's.
+
+  std::uint64_t bytes() const { return std::uint64_t{1} << shift; }
+  std::uint64_t bytes_of(std::uint64_t pages) const { return pages << shift; }
+  // Rounded up, without overflow.
+  std::uint64_t pages_of(std::uint64_t bytes) const {
+    return (bytes >> shift) + ((bytes & (this->bytes() - 1)) != 0);
+  }
+};
+
 inline constexpr std::uint64_t kMaxSizeBytes =
     256 * 1024;                          // common.h: kMaxSize; larger goes to the page heap.
 inline constexpr int kMaxClasses = 128;  // common.h: kClassSizesMax.
 
-inline constexpr std::uint64_t pages_of(std::uint64_t bytes) {
-  return (bytes >> kPageShift) + ((bytes & (kPageBytes - 1)) != 0);
-}
-
 struct SizeClass {
   std::uint32_t object_bytes = 0;
   std::uint32_t span_pages = 0;
+  std::uint32_t span_bytes = 0;
   std::uint32_t span_objects = 0;
   std::uint32_t tail_waste_bytes = 0;
   std::uint32_t batch_objects = 0;        // num_objects_to_move: how many travel between the tiers at once.
   std::uint32_t transfer_slots = 16;      // At start; class 0 only ever gives its slots away.
   std::uint32_t transfer_slots_max = 64;  // central_freelist.h: kMaxNumTransferEntries.
-
-  std::uint64_t span_bytes() const { return std::uint64_t{span_pages} << kPageShift; }
 };
 
 class SizeMap {
  public:
-  explicit SizeMap(std::uint32_t transfer_num_objects) : transfer_num_objects_(transfer_num_objects) {
+  SizeMap(Page page, std::uint32_t min_alignment, std::uint32_t transfer_num_objects)
+      : page_(page), min_alignment_(min_alignment), transfer_num_objects_(transfer_num_objects) {
     classes_.emplace_back();
     for (std::uint32_t size = kAlignment; size <= kMaxSizeBytes; size += alignment_of(size)) add(size);
     if (classes_.size() > kMaxClasses) {
@@ -56,6 +63,7 @@ class SizeMap {
     }
   }
 
+  Page page() const { return page_; }
   // With class 0.
   std::uint32_t count() const { return static_cast<std::uint32_t>(classes_.size()); }
   const SizeClass& operator[](std::size_t size_class) const { return classes_[size_class]; }
@@ -66,15 +74,14 @@ class SizeMap {
 
  private:
   static constexpr std::uint32_t kAlignment = 8;  // common.h: kAlignment, of the smallest sizes.
-  static constexpr std::uint32_t kMinAlign = 16;  // common.h: kMinAlign, from this size on.
   static constexpr std::uint32_t kTransferSlots = 16;
   static constexpr std::uint32_t kTransferBytesMax = 1024 * 1024;  // central_freelist.cc: Init.
 
-  static std::uint32_t alignment_of(std::uint32_t size) {
-    if (size < kMinAlign) return kAlignment;
-    if (size < 128) return kMinAlign;
+  std::uint32_t alignment_of(std::uint32_t size) const {
+    if (size < min_alignment_) return kAlignment;
+    if (size < 128) return min_alignment_;
     // At most one eighth of an object is lost to rounding.
-    return std::min<std::uint32_t>(std::bit_floor(size) / 8, kPageBytes);
+    return std::min<std::uint32_t>(std::bit_floor(size) / 8, static_cast<std::uint32_t>(page_.bytes()));
   }
 
   std::uint32_t batch_of(std::uint32_t size) const {
@@ -87,7 +94,7 @@ class SizeMap {
     std::uint32_t bytes = 0;
     do {
       do {
-        bytes += kPageBytes;
+        bytes += static_cast<std::uint32_t>(page_.bytes());
       } while (bytes % size > bytes >> 3);
     } while (bytes / size < least_objects);
     return bytes;
@@ -97,7 +104,8 @@ class SizeMap {
     const std::uint32_t bytes = span_bytes_of(size);
     SizeClass& last = classes_.back();
     const SizeClass next{.object_bytes = size,
-                         .span_pages = bytes >> kPageShift,
+                         .span_pages = bytes >> page_.shift,
+                         .span_bytes = bytes,
                          .span_objects = bytes / size,
                          .tail_waste_bytes = bytes % size};
     // As many objects in as many pages: the smaller class would save nothing.
@@ -121,6 +129,8 @@ class SizeMap {
     return static_cast<std::uint32_t>(size <= 1024 ? (size + 7) >> 3 : (size + 127 + (120 << 7)) >> 7);
   }
 
+  Page page_;
+  std::uint32_t min_alignment_;  // common.h: kMinAlign, from this size on; 16 or 8.
   std::uint32_t transfer_num_objects_;
   std::vector<SizeClass> classes_;
   std::vector<std::uint8_t> class_of_index_;

@@ -4,6 +4,7 @@
 // goes stale. Index 0 names no span.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -72,7 +73,27 @@ class SpanTable {
     return index;
   }
 
-  void destroy(SpanIndex index) { unused_.push_back(index); }
+  void destroy(SpanIndex index) {
+    spans_[index].pages = 0;  // So that it is known to be none.
+    unused_.push_back(index);
+  }
+
+  // Every span there is, in ascending address order.
+  std::vector<SpanIndex> by_address() const {
+    std::vector<SpanIndex> found;
+    for (SpanIndex index = 1; index < spans_.size(); ++index) {
+      if (spans_[index].pages != 0) found.push_back(index);
+    }
+    std::sort(found.begin(), found.end(),
+              [this](SpanIndex a, SpanIndex b) { return spans_[a].start_page < spans_[b].start_page; });
+    return found;
+  }
+
+  std::uint64_t count(const SpanList& list) const {
+    std::uint64_t spans = 0;
+    for (SpanIndex index = list.first; index != 0; index = spans_[index].next) ++spans;
+    return spans;
+  }
 
   void prepend(SpanList& list, SpanIndex index) {
     spans_[index].previous = 0;

@@ -87,6 +87,7 @@ class PageHeapAllocator {
   }
 
   void allocate() {
+    ++objects_in_use_;
     if (free_objects_ > 0) {
       --free_objects_;
       return;
@@ -98,7 +99,12 @@ class PageHeapAllocator {
     available_bytes_ -= object_bytes_;
   }
 
-  void release() { ++free_objects_; }
+  void release() {
+    ++free_objects_;
+    --objects_in_use_;
+  }
+
+  std::uint64_t objects_in_use() const { return objects_in_use_; }
 
  private:
   static constexpr std::uint64_t kIncrementBytes = 128 << 10;  // page_heap_allocator.h: kAllocIncrement.
@@ -107,6 +113,7 @@ class PageHeapAllocator {
   std::uint64_t object_bytes_;
   std::uint64_t available_bytes_ = 0;
   std::uint64_t free_objects_ = 0;
+  std::uint64_t objects_in_use_ = 0;
 };
 
 }  // namespace tcmalloc

@@ -39,11 +39,15 @@ namespace tcmalloc {
 // Checked, and given its defaults, in __init__.py.
 struct Options {
   Version version;
+  Page page;
+  std::uint32_t min_alignment = 16;
   std::uint32_t transfer_num_objects = 0;
   bool starts_as_process = false;  // As a process that is linked with the library; otherwise empty.
   double release_rate = 0;
   std::uint64_t max_total_thread_cache_bytes = 0;
   bool aggressive_decommit = false;
+  bool counts_touched_pages = false;
+  Touch touch = Touch::kNone;
   std::uint64_t heap_limit_mb = 0;
   std::uint64_t heap_base = 0;
 };
@@ -54,10 +58,12 @@ class Tcmalloc {
 
   explicit Tcmalloc(const Options& options)
       : version_(options.version),
+        touch_(options.touch),
         tiers_(std::make_unique<Tiers>(options)),
         live_objects_(tiers_->size_map.count()) {
     tiers_->limits.set_overall(options.max_total_thread_cache_bytes);
     tiers_->page_heap.set_aggressive_decommit(options.aggressive_decommit);
+    if (options.counts_touched_pages) tiers_->page_heap.count_touched_pages(options.heap_base);
     if (options.starts_as_process) {
       start_process(options);
     } else {
@@ -70,8 +76,11 @@ class Tcmalloc {
   Block allocate(const harness::Request& request) {
     const Block block =
         request.alignment > kAlignment ? memalign(request) : malloc(request.thread, request.size);
-    if (block) [[likely]]
+    if (block) [[likely]] {
       note_live(block, 1);
+      if (tiers_->page_heap.touched_pages() != nullptr) [[unlikely]]
+        touch_allocation(block, request);
+    }
     return block;
   }
 
@@ -85,11 +94,14 @@ class Tcmalloc {
     const std::uint64_t old_bytes = usable_bytes(old);
     if (keeps_block(old_bytes, request.size)) {
       ++reallocations_in_place_;
+      touch_program_bytes(old, request.size);
       return old;
     }
     const Block moved = malloc_for_realloc(request, old_bytes);
     if (!moved) return {};
     note_live(moved, 1);
+    touch(moved, std::min(old_bytes, request.size));  // What was copied.
+    touch_program_bytes(moved, request.size);
     release(old, request.thread);
     return moved;
   }
@@ -97,7 +109,7 @@ class Tcmalloc {
   void thread_end(std::uint16_t thread) { delete_cache(thread); }
 
   std::optional<std::uint64_t> placement(Block block) const {
-    return (tiers_->page_heap.spans()[block.span].start_page << kPageShift) +
+    return page().bytes_of(tiers_->page_heap.spans()[block.span].start_page) +
            std::uint64_t{block.object} * tiers_->size_map[block.size_class].object_bytes;
   }
 
@@ -107,7 +119,7 @@ class Tcmalloc {
   // Each part is counted where it is held, so that their sum is a check on all tiers.
   harness::Footprint footprint() const {
     harness::Footprint now;
-    now.live = static_cast<std::int64_t>(large_live_pages_ << kPageShift);
+    now.live = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
     for (std::size_t c = 1; c < tiers_->size_map.count(); ++c) {
       const std::int64_t object_bytes = tiers_->size_map[c].object_bytes;
       now.live += live_objects_[c] * object_bytes;
@@ -134,6 +146,27 @@ class Tcmalloc {
   // The library's numeric properties by its own names (MallocExtension::GetNumericProperty).
   harness::Counters properties() const;
   const SizeMap& size_map() const { return tiers_->size_map; }
+  const PageHeap& page_heap() const { return tiers_->page_heap; }
+  // What the library tells of a class: free objects by tier, and the tails of its spans.
+  struct FreeObjects {
+    std::uint64_t central = 0;
+    std::uint64_t transfer = 0;
+    std::uint64_t thread = 0;
+    std::uint64_t tail_bytes = 0;
+  };
+  FreeObjects free_objects(std::uint32_t size_class) const {
+    FreeObjects found{
+        .central = tiers_->central[size_class].free_objects(),
+        .transfer = tiers_->transfer[size_class].free_objects(),
+        .thread = 0,
+        .tail_bytes = tiers_->central[size_class].spans() * tiers_->size_map[size_class].tail_waste_bytes};
+    for (const ThreadCache* cache = tiers_->limits.first(); cache != nullptr; cache = cache->next()) {
+      found.thread += cache->free_objects(size_class);
+    }
+    return found;
+  }
+  // "Thread heaps in use": caches.
+  std::uint64_t thread_heaps_in_use() const { return tiers_->thread_cache_allocator.objects_in_use(); }
 
   // What a program can ask of the library and no trace holds.
 
@@ -144,13 +177,31 @@ class Tcmalloc {
       return;
     }
     bytes -= extra_bytes_released_;
-    const std::uint64_t released = tiers_->page_heap.release(std::max<std::uint64_t>(bytes >> kPageShift, 1))
-                                   << kPageShift;
+    const std::uint64_t pages = std::max<std::uint64_t>(bytes >> page().shift, 1);
+    const std::uint64_t released = page().bytes_of(tiers_->page_heap.release(pages));
     extra_bytes_released_ = released > bytes ? released - bytes : 0;
   }
 
   // MallocExtension::MarkThreadIdle: the thread's next allocation makes a new cache.
   void mark_thread_idle(std::uint16_t thread) { delete_cache(thread); }
+
+  // MallocExtension::MarkThreadTemporarilyIdle.
+  void mark_thread_temporarily_idle(std::uint16_t thread) {
+    if (version_.deletes_temporarily_idle_cache()) {
+      delete_cache(thread);
+    } else if (ThreadCache* cache = find_cache(thread)) {
+      cache->cleanup();
+    }
+  }
+
+  // The main thread starts a thread with a new stack: glibc callocs the vector of its TLS modules, and keeps
+  // it as long as the stack.
+  void start_thread(std::uint64_t vector_bytes) {
+    const Block vector = malloc(kMainThread, vector_bytes);
+    if (!vector) return;
+    start_up_bytes_ += static_cast<std::int64_t>(usable_bytes(vector));
+    touch(vector, usable_bytes(vector));
+  }
 
   void set_max_total_thread_cache_bytes(std::uint64_t bytes) { tiers_->limits.set_overall(bytes); }
   void set_min_per_thread_cache_bytes(std::uint64_t bytes) { tiers_->limits.set_min_per_thread(bytes); }
@@ -166,8 +217,8 @@ class Tcmalloc {
   // They refer to each other, so they stay where they are when the model moves.
   struct Tiers {
     explicit Tiers(const Options& options)
-        : size_map(options.transfer_num_objects),
-          page_heap(options.version, options.heap_base),
+        : size_map(options.page, options.min_alignment, options.transfer_num_objects),
+          page_heap(options.version, options.page, options.heap_base),
           central(make_central()),
           transfer(size_map, central),
           thread_cache_allocator(page_heap.metadata(), kThreadCacheBytes) {}
@@ -188,6 +239,8 @@ class Tcmalloc {
     PageHeapAllocator thread_cache_allocator;
     CacheLimits limits;
   };
+
+  Page page() const { return tiers_->size_map.page(); }
 
   std::unique_ptr<ThreadCache> new_heap() {
     tiers_->thread_cache_allocator.allocate();
@@ -210,7 +263,7 @@ class Tcmalloc {
   void delete_cache(std::uint16_t thread) {
     ThreadCache* cache = find_cache(thread);
     if (cache == nullptr) return;
-    cache->cleanup();
+    cache->end();
     caches_[thread].reset();
     tiers_->thread_cache_allocator.release();
   }
@@ -219,7 +272,7 @@ class Tcmalloc {
     ThreadCache& cache = cache_of(thread);  // A large allocation makes one too.
     if (size <= kMaxSizeBytes) [[likely]]
       return cache.allocate(tiers_->size_map.class_of(size));
-    return allocate_large(pages_of(size));
+    return allocate_large(page().pages_of(size));
   }
 
   Block allocate_large(std::uint64_t pages) {
@@ -238,15 +291,18 @@ class Tcmalloc {
   // Up to a page, the size rounded up to the alignment has a class whose objects are aligned.
   Block memalign(const harness::Request& request) {
     const std::uint64_t alignment = request.alignment;
-    if (alignment > kPageBytes) {
+    if (alignment > page().bytes()) {
+      if (request.size + alignment < request.size) return {};
       const std::uint64_t growths = tiers_->page_heap.stats().reserve_count;
-      const Block block{.span = tiers_->page_heap.new_aligned(
-                            std::max<std::uint64_t>(pages_of(request.size), 1), alignment >> kPageShift)};
+      const Block block{
+          .span = tiers_->page_heap.new_aligned(std::max<std::uint64_t>(page().pages_of(request.size), 1),
+                                                alignment >> page().shift)};
       note_large(block, growths);
       return block;
     }
+    if (request.size == 0) return malloc(request.thread, alignment);
     const std::uint64_t rounded = (request.size + alignment - 1) & ~(alignment - 1);
-    return malloc(request.thread, rounded == 0 ? alignment : rounded);
+    return malloc(request.thread, std::max(rounded, request.size));  // A size near 2^64 is not rounded.
   }
 
   void free(std::uint16_t thread, Block block) {
@@ -259,15 +315,32 @@ class Tcmalloc {
     }
   }
 
+  void touch(Block block, std::uint64_t bytes) {
+    if (TouchedPages* const touched = tiers_->page_heap.touched_pages()) {
+      touched->touch(*placement(block), bytes);
+    }
+  }
+
+  void touch_program_bytes(Block block, std::uint64_t size) {
+    if (touch_ == Touch::kFirst) touch(block, std::min<std::uint64_t>(size, 1));
+    if (touch_ == Touch::kWhole) touch(block, size);
+  }
+
+  void touch_allocation(Block block, const harness::Request& request) {
+    // calloc zeroes all that is usable, fresh memory too; there is none with an alignment.
+    if (request.zeroed && request.alignment <= kAlignment) touch(block, usable_bytes(block));
+    touch_program_bytes(block, request.size);
+  }
+
   std::uint64_t usable_bytes(Block block) const {
     if (block.size_class != 0) return tiers_->size_map[block.size_class].object_bytes;
-    return tiers_->page_heap.spans()[block.span].pages << kPageShift;
+    return page().bytes_of(tiers_->page_heap.spans()[block.span].pages);
   }
 
   // What malloc of a size would make usable (nallocx).
   std::uint64_t usable_bytes_of(std::uint64_t size) const {
     if (size <= kMaxSizeBytes) return tiers_->size_map[tiers_->size_map.class_of(size)].object_bytes;
-    return pages_of(size) << kPageShift;
+    return page().bytes_of(page().pages_of(size));
   }
 
   bool keeps_block(std::uint64_t old_bytes, std::uint64_t size) const {
@@ -332,6 +405,7 @@ class Tcmalloc {
   static constexpr std::uint64_t kSlowTlsEntryBytes = 40;      // thread_cache_ptr.cc: SlowTLS::Entry.
 
   Version version_;
+  Touch touch_;  // What the program touches, where touched pages are counted.
   std::unique_ptr<Tiers> tiers_;
   std::unique_ptr<ThreadCache>
       orphan_cache_;  // Of the main thread, up to 2.15: listed, and never used again.
@@ -348,25 +422,21 @@ class Tcmalloc {
 inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
   std::vector<harness::ClassUse> rows(tiers_->size_map.count());
   rows[0].spans = rows[0].live_objects = live_objects_[0];
-  rows[0].live_bytes = static_cast<std::int64_t>(large_live_pages_ << kPageShift);
+  rows[0].live_bytes = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
   for (std::size_t c = 1; c < rows.size(); ++c) {
     const SizeClass& size_class = tiers_->size_map[c];
     const std::int64_t object_bytes = size_class.object_bytes;
-    std::uint64_t cached = 0;
-    for (const ThreadCache* cache = tiers_->limits.first(); cache != nullptr; cache = cache->next()) {
-      cached += cache->free_objects(c);
-    }
-    rows[c] = {
-        .class_index = static_cast<std::int64_t>(c),
-        .slot_bytes = object_bytes,
-        .span_bytes = static_cast<std::int64_t>(size_class.span_bytes()),
-        .spans = static_cast<std::int64_t>(tiers_->central[c].spans()),
-        .live_objects = live_objects_[c],
-        .live_bytes = live_objects_[c] * object_bytes,
-        .front_end_bytes = static_cast<std::int64_t>(cached) * object_bytes,
-        .transfer_bytes = static_cast<std::int64_t>(tiers_->transfer[c].free_objects()) * object_bytes,
-        .central_bytes = static_cast<std::int64_t>(tiers_->central[c].free_objects()) * object_bytes,
-        .tail_bytes = static_cast<std::int64_t>(tiers_->central[c].spans()) * size_class.tail_waste_bytes};
+    const FreeObjects free = free_objects(static_cast<std::uint32_t>(c));
+    rows[c] = {.class_index = static_cast<std::int64_t>(c),
+               .slot_bytes = object_bytes,
+               .span_bytes = static_cast<std::int64_t>(size_class.span_bytes),
+               .spans = static_cast<std::int64_t>(tiers_->central[c].spans()),
+               .live_objects = live_objects_[c],
+               .live_bytes = live_objects_[c] * object_bytes,
+               .front_end_bytes = static_cast<std::int64_t>(free.thread) * object_bytes,
+               .transfer_bytes = static_cast<std::int64_t>(free.transfer) * object_bytes,
+               .central_bytes = static_cast<std::int64_t>(free.central) * object_bytes,
+               .tail_bytes = static_cast<std::int64_t>(free.tail_bytes)};
   }
   return rows;
 }
@@ -422,6 +492,10 @@ inline harness::Counters Tcmalloc::counters() const {
       {"page_heap_lock_acquisitions", page_heap_locks}};
   harness::Counters result;
   for (const auto& [name, count] : counts) result.emplace_back(name, static_cast<std::int64_t>(count));
+  if (const TouchedPages* const touched = tiers_->page_heap.touched_pages()) {
+    result.emplace_back("touched_resident_bytes", static_cast<std::int64_t>(touched->bytes()));
+    result.emplace_back("peak_touched_resident_bytes", static_cast<std::int64_t>(touched->peak_bytes()));
+  }
   return result;
 }
 

@@ -85,11 +85,16 @@ class ThreadCache {
   }
   ThreadCache(const ThreadCache&) = delete;  // The limits know it by address.
 
-  // The end of the cache: gives everything back.
+  // Cleanup: gives every object back.
   void cleanup() {
     for (std::uint32_t c = 0; c < lists_.size(); ++c) {
       if (!lists_[c].objects.empty()) release_to_central_cache(c, lists_[c].length());
     }
+  }
+
+  // The end of the cache.
+  void end() {
+    cleanup();
     limits_.unlink(*this);
     ++limits_.stats.caches_deleted;
   }

@@ -11,6 +11,9 @@ struct Version {
   // The record of a growth is taken from the metadata when the page heap is unlocked, after the new span;
   // before, it came first.
   bool records_growth_at_unlock() const { return minor >= 11; }
+  // MallocExtension::MarkThreadTemporarilyIdle deletes the cache as MarkThreadIdle does; before, it emptied
+  // it.
+  bool deletes_temporarily_idle_cache() const { return minor >= 11; }
   // No MallocExtension object is allocated at start any more.
   bool starts_without_extension_object() const { return minor >= 14; }
   // The main thread keeps the cache that its first allocation made; before, that one was orphaned and a

@@ -3,7 +3,7 @@
 Few sizes and repeated actions, so that objects meet in one span; GOGC so small that collections are many.
 """
 
-from go_support import batch_of, feed, part
+from go_support import batch_of, feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,9 +79,9 @@ def test_any_split_into_batches_gives_the_same_samples(actions, options, size):
     batch = batch_of(rows_of(actions))
     whole = feed(Go(**options), batch, range(len(batch.op) + 1))
     model = Go(**options)
-    rows = feed(model, part(batch, 0, 0), [0]).tolist()
+    rows = feed(model, batch.part(0, 0), [0]).tolist()
     for first in range(0, len(batch.op), size):
-        piece = part(batch, first, first + size)
+        piece = batch.part(first, first + size)
         rows += feed(model, piece, range(1, len(piece.op) + 1)).tolist()
     assert rows == whole.tolist()
 

@@ -15,7 +15,6 @@ from go_support import (
     feed,
     model_from,
     pareto_size,
-    part,
 )
 
 from allocators.go import Go
@@ -65,9 +64,9 @@ def test_automatic_collections_are_the_real_ones(sweep, gogc, sizes, toolchain, 
     model.native.set_stack_scans([cycle.stack_scan for cycle in run.cycles])
     scalars = (*SCALARS, "goal", "trigger")
     for i, state in enumerate(run.states):
-        feed(model, part(batch, i * every, (i + 1) * every))
+        feed(model, batch.part(i * every, (i + 1) * every))
         assert_same_heap(model, state, scalars)
-    feed(model, part(batch, len(run.states) * every, len(batch.op)))
+    feed(model, batch.part(len(run.states) * every, len(batch.op)))
     assert_same_heap(model, run.end, scalars)
     assert model.native.cycle_history() == [(cycle.heap_live, cycle.heap_marked) for cycle in run.cycles]
     assert differing_addresses(model, run.addresses).tolist() == []
@@ -83,7 +82,7 @@ def test_a_memory_limit_sets_the_goal_that_the_real_one_sets(toolchain, tmp_path
     options = {"gogc": "off", "memory_limit": limit, "sweep": "stopped"}
     model = model_from(run.start, tmp_path, **options, **version_of(run))
     for i, state in enumerate(run.states):
-        feed(model, part(batch, i * every, (i + 1) * every))
+        feed(model, batch.part(i * every, (i + 1) * every))
         assert_same_heap(model, state)
         # What the model leaves out: the memory that the real runtime has taken for itself meanwhile.
         grown = state.metadata_bytes - run.start.metadata_bytes

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import every_event, part, traces
+from strategies import every_event, traces
 
 from allocators.tcmalloc import Tcmalloc
 from harness.allocator import FREE, PARTS, REALLOC, SAMPLE_COLUMNS, Bytes
@@ -52,7 +52,7 @@ def test_every_byte_belongs_to_one_part_after_every_event(events, chosen):
 def test_any_split_into_batches_gives_the_same_samples(events, chosen, data):
     cut = data.draw(st.integers(0, len(events.op)))
     model = Tcmalloc(**chosen)
-    pieces = [feed(model, part(events, 0, cut)), feed(model, part(events, cut, len(events.op)))]
+    pieces = [feed(model, events.part(0, cut)), feed(model, events.part(cut, len(events.op)))]
     np.testing.assert_array_equal(np.concatenate(pieces), feed(Tcmalloc(**chosen), events))
 
 

@@ -96,7 +96,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("option", "message"),
         [
-            ({"transfer_num_objects": 1}, "transfer_num_objects=1 lies outside 2 to 2147483647"),
+            ({"transfer_num_objects": 0}, "transfer_num_objects=0 lies outside 1 to 2147483647"),
             ({"heap_base": 1 << 30 | 4096}, "heap_base=1073745920 is no multiple of 8192"),
             ({"heap_base": 0}, "heap_base=0 lies outside"),
             ({"heap_limit_mb": -1}, "heap_limit_mb=-1 lies outside"),
