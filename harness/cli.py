@@ -176,6 +176,11 @@ def generate(output: str, **parameters: Any) -> None:
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
 @click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
 @click.option(
+    "--stats-text",
+    is_flag=True,
+    help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
+)
+@click.option(
     "--batch-events", type=click.IntRange(min=1), help="Events decoded at a time; changes no result."
 )
 def replay(
@@ -187,6 +192,7 @@ def replay(
     output: str | None,
     placements: str | None,
     json_samples: bool,
+    stats_text: bool,
     batch_events: int | None,
 ) -> int:
     """Replay traces through allocators and compare fragmentation and waste."""
@@ -205,7 +211,14 @@ def replay(
         raise click.UsageError(
             f"--noscan {noscan}: expected all, none or a fraction between 0 and 1"
         ) from error
-    settings = Settings(samples, chosen, batch_events or BATCH_EVENTS, placements)
+    if stats_text and form not in ("table", "markdown", "json"):
+        raise click.UsageError(f"--stats-text has no place in {form}; it goes with table, markdown and json")
+    if stats_text and not any(hasattr(spec.factory, "stats_text") for spec in specs):
+        having = ", ".join(_with("stats_text"))
+        raise click.UsageError(
+            f"--stats-text: none of these allocators prints statistics; those that do: {having}"
+        )
+    settings = Settings(samples, chosen, batch_events or BATCH_EVENTS, placements, stats_text)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -303,7 +316,9 @@ def classes(allocator: str, form: str) -> None:
     spec = find(allocator)[0]
     made = spec.create()
     if not hasattr(made, "size_classes"):
-        raise HarnessError(f"{spec.name} has no size classes; those that have: {', '.join(_with_classes())}")
+        raise HarnessError(
+            f"{spec.name} has no size classes; those that have: {', '.join(_with('size_classes'))}"
+        )
     rows = made.size_classes()
     if form == "json":
         click.echo(json.dumps(rows, indent=1))
@@ -313,10 +328,10 @@ def classes(allocator: str, form: str) -> None:
         click.echo(report.class_table(rows, form))
 
 
-def _with_classes() -> list[str]:
+def _with(method: str) -> list[str]:
     from harness.allocator import registered
 
-    return [name for name, factory in registered()[0].items() if hasattr(factory, "size_classes")]
+    return [name for name, factory in registered()[0].items() if hasattr(factory, method)]
 
 
 @cli.command("list")

@@ -40,6 +40,7 @@ class Settings:
     noscan: Noscan = AS_IT_STANDS
     batch_events: int = BATCH_EVENTS
     placements: str | None = None
+    stats_text: bool = False  # Whether a run keeps what its allocator would print of itself.
 
 
 _DEFAULTS = Settings()
@@ -143,6 +144,7 @@ class _Runner:
         self.spec = spec
         self.allocator = spec.create()
         self.floor = Footprint()
+        self._stats_text = settings.stats_text and hasattr(self.allocator, "stats_text")
         self._samples: list[NDArray[np.int64]] = []
         self._placements = (
             PlacementsWriter(settings.placements, self.allocator) if settings.placements else None
@@ -196,6 +198,7 @@ class _Runner:
             classes=metrics.with_shares(result["classes"]),
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
+            stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
 
     def _assumed(self, totals: dict[str, int], result: dict[str, Any]) -> list[str]:

@@ -189,6 +189,10 @@ def _trace_tables(result: TraceRuns, form: str) -> list[str]:
             texts.append(_classes_text(run, form))
     warnings = dict.fromkeys(text for run in runs for text in run.warnings)
     texts += [f"note: {text}" for text in warnings]
+    for run in runs:
+        if run.stats_text is not None:
+            text = f"```\n{run.stats_text}```" if form == "markdown" else run.stats_text.rstrip("\n")
+            texts.append(f"{run.label}: its own statistics at the end of the trace\n\n{text}")
     return texts
 
 

@@ -33,6 +33,7 @@ class Run:
     classes: list[dict[str, Any]]  # At the sample with the most committed bytes.
     samples: dict[str, list[int | None]]
     warnings: list[str]
+    stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
 
 @dataclass
@@ -59,10 +60,12 @@ class Environment:
 def as_dict(results: Sequence[TraceRuns], environment: Environment, *, samples: bool) -> dict[str, Any]:
     """Return the object that --format json prints."""
     listed = [asdict(result) for result in results]
-    if not samples:
-        for result in listed:
-            for run in result["runs"]:
+    for result in listed:
+        for run in result["runs"]:
+            if not samples:
                 del run["samples"]
+            if run["stats_text"] is None:
+                del run["stats_text"]
     return {"schema": SCHEMA, "results": listed, "environment": asdict(environment)}
 
 

@@ -47,6 +47,31 @@ def test_a_report_names_every_allocator(trace, form):
         assert label.replace("_", r"\_" if form == "latex" else "_") in done.stdout
 
 
+def test_the_librarys_own_statistics_follow_the_table_where_they_are_asked_for(trace):
+    text = harness("replay", trace, "--stats-text").stdout
+    heading = "tcmalloc: its own statistics at the end of the trace\n\n" + "-" * 48 + "\nMALLOC: "
+    assert heading in text
+    assert text.count("its own statistics") == 1
+    assert "its own statistics" not in harness("replay", trace).stdout
+    runs = json.loads(harness("replay", trace, "--stats-text", "--format", "json").stdout)["results"][0][
+        "runs"
+    ]
+    texts = {run["allocator"]: run.get("stats_text") for run in runs}
+    assert texts["tcmalloc"] in text + "\n"
+    assert texts["go"] is texts["ideal"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-a", "ideal"], "none of these allocators prints statistics; those that do: tcmalloc"),
+        (["--format", "csv"], "--stats-text has no place in csv"),
+    ],
+)
+def test_statistics_that_nobody_can_print_are_one_line(trace, arguments, message):
+    fails_with(harness("replay", trace, "--stats-text", *arguments), message)
+
+
 def test_json_holds_everything(trace, tmp_path):
     done = harness("replay", trace, "--format", "json", "--json-samples", "--samples", "10")
     found = json.loads(done.stdout)
