@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -36,6 +37,9 @@ _RANGE_SENT = np.dtype(
         "itemsize": 32,
     }
 )
+
+# How much of a process's last words is told.
+_SAID_BYTES = 500
 
 # Frame: kind, count, argument.
 _FRAME = struct.Struct("<IIQ")
@@ -80,6 +84,10 @@ class LibraryProcess:
             bufsize=0,
             env={**kept, **environment, "LD_PRELOAD": str(library)},
         )
+        # The library says so whenever an allocation fails; nobody reading it would stop the process.
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         try:
             (length,) = struct.unpack("<Q", self._receive(8))
             about = self._receive(length).decode().splitlines()
@@ -159,6 +167,7 @@ class LibraryProcess:
         """End the process."""
         self._child.kill()
         self._child.wait()
+        self._listener.join()
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -185,10 +194,16 @@ class LibraryProcess:
             view = view[got:]
         return data
 
+    def _listen(self) -> None:
+        """Keep the end of what the process says on its standard error."""
+        assert self._child.stderr is not None
+        while heard := self._child.stderr.read(1 << 16):
+            self._said = (self._said + heard)[-_SAID_BYTES:]
+
     def _fault(self) -> AllocatorError:
         """Say what became of a process that no longer answers."""
-        assert self._child.stderr is not None
         status = self._child.wait()
-        said = self._child.stderr.read().decode(errors="replace").strip()[-500:]
+        self._listener.join()
+        said = self._said.decode(errors="replace").strip()
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
         return AllocatorError(f"{self.library}: the driver's process {how}" + (f": {said}" if said else ""))

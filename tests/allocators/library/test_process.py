@@ -156,6 +156,14 @@ def test_an_allocation_above_the_heap_limit_fails_and_a_failed_realloc_leaves_it
     assert answers[4] > UNMOVED
 
 
+def test_very_many_failures_do_not_stop_the_process(start):
+    process = start(SETTINGS | {"TCMALLOC_HEAP_LIMIT_MB": "16"})
+    # The library writes a line for each, together more than a pipe holds.
+    answers = process.replay(events(*((ALLOC, 0, name, 8000) for name in range(6000))))
+    assert np.count_nonzero(answers == 0) > 4000
+    assert process.state().properties["generic.heap_size"] < 16 * MIB
+
+
 def test_calls_are_carried_out(start):
     process = start()
     process.replay(events((ALLOC, 0, 0, 8 * MIB), (FREE, 0, 0)))
