@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from allocators.tcmalloc import Tcmalloc
+from allocators.tcmalloc.statistics import RANGE
 from harness.allocator import ALLOC, CALLOC, FREE, REALLOC, THREAD_END, EventBatch
 
 FOLDER = Path(__file__).parent / "golden" / "tcmalloc"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.parquet"))
+_STATES = FOLDER / "states.parquet"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.parquet") if path != _STATES)
 VERSIONS = ("2.10", "2.18")
 _OPS = {"alloc": ALLOC, "calloc": CALLOC, "realloc": REALLOC, "free": FREE, "thread_end": THREAD_END}
 
@@ -42,12 +44,21 @@ class Event(NamedTuple):
     recorded: bool  # Whether the library's address is known.
 
 
+class Checkpoint(NamedTuple):
+    """All that the library tells of itself."""
+
+    properties: dict[str, int]
+    free_list_sizes: dict[tuple[str, int], int]
+    ranges: list[tuple[int, int, int, float]]  # Addresses count from the heap's.
+    stats_text: str
+
+
 class Recording(NamedTuple):
     """One run of one version of the library: its events, and between them what no trace holds."""
 
     events: list[Event]
     calls: list[tuple[int, Row]]  # After so many events.
-    checkpoints: list[dict[str, int]]  # The library's numeric properties.
+    checkpoints: list[Checkpoint]
     transfer_num_objects: int
     heap_base: int
 
@@ -57,7 +68,7 @@ class Replayed(NamedTuple):
 
     compared: int
     differences: list[str]  # Events whose address is not the library's.
-    checkpoints: list[dict[str, int]]
+    checkpoints: list[Checkpoint]
 
 
 def read(name: str, version: str) -> Recording:
@@ -68,8 +79,15 @@ def read(name: str, version: str) -> Recording:
     script = _Script()
     for values in zip(*(table[column].to_pylist() for column in columns), strict=True):
         script.add(Row(*values))
+    states = pq.read_table(_STATES, filters=[("name", "=", name), ("version", "=", version)]).to_pylist()
     checkpoints = [
-        dict(zip(about["properties"], values, strict=True)) for values in about["checkpoints"][version]
+        Checkpoint(
+            dict(zip(about["properties"], values, strict=True)),
+            {(kind, size): total for kind, size, total in json.loads(state["free_list_sizes"])},
+            np.frombuffer(state["ranges"], RANGE).tolist(),
+            state["stats_text"],
+        )
+        for values, state in zip(about["checkpoints"][version], states, strict=True)
     ]
     return Recording(
         script.events, script.calls, checkpoints, about["transfer_num_objects"], about["heap_base"]
@@ -151,11 +169,17 @@ def replay(recording: Recording, version: str) -> Replayed:
         model.feed(EventBatch(*(column[done:position] for column in batch)), np.array([position - done]))
         done = position
         if call.op == "checkpoint":
-            checkpoints.append(model.properties())
+            checkpoints.append(_checkpoint(model, recording.heap_base))
         else:
             _carry_out(model, call)
     assert done == len(recording.events)  # A recording ends with a checkpoint.
     return _compare(recording, model, checkpoints)
+
+
+def _checkpoint(model: Tcmalloc, heap_base: int) -> Checkpoint:
+    ranges = model.ranges()
+    ranges["address"] -= heap_base
+    return Checkpoint(model.properties(), model.free_list_sizes(), ranges.tolist(), model.stats_text())
 
 
 def _carry_out(model: Tcmalloc, call: Row) -> None:
@@ -171,7 +195,7 @@ def _carry_out(model: Tcmalloc, call: Row) -> None:
         model.set_property(call.op.removeprefix("set "), call.size)
 
 
-def _compare(recording: Recording, model: Tcmalloc, checkpoints: list[dict[str, int]]) -> Replayed:
+def _compare(recording: Recording, model: Tcmalloc, checkpoints: list[Checkpoint]) -> Replayed:
     events, addresses, has_address = (column.tolist() for column in model.native.take_placements())
     placed = {
         event: address - recording.heap_base if has else None
