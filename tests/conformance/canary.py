@@ -63,12 +63,12 @@ FAULTS = (
         "page_heap.hpp",
         (
             (
-                "for (std::uint64_t length = pages; length <= kMaxPages; ++length) {",
-                "for (std::uint64_t length = pages; length <= kMaxPages; ++length) {\n"
+                "for (std::uint64_t length = pages; length <= max_pages_; ++length) {",
+                "for (std::uint64_t length = pages; length <= max_pages_; ++length) {\n"
                 "  const SpanList& normal = normal_.by_pages[length];\n"
-                "  if (!normal.empty()) return carve(normal.last == 0 ? 0 : normal.first, pages);\n"
+                "  if (!normal.empty()) return carve(normal.first, pages);\n"
                 "}\n"
-                "for (std::uint64_t length = pages; length <= kMaxPages; ++length) {",
+                "for (std::uint64_t length = pages; length <= max_pages_; ++length) {",
             ),
         ),
     ),
@@ -77,13 +77,13 @@ FAULTS = (
         "page_heap.hpp",
         (
             (
-                "if (release_index_ > kMaxPages) release_index_ = 0;",
-                "if (release_index_ >= kMaxPages) release_index_ = 0;",
+                "if (release_index_ > max_pages_) release_index_ = 0;",
+                "if (release_index_ >= max_pages_) release_index_ = 0;",
             ),
             # The large spans share the last list, so that nothing waits for ever.
             (
-                "if (release_index_ < kMaxPages) return",
-                "if (release_index_ + 1 < kMaxPages || normal_.by_pages[kMaxPages].last) return",
+                "if (release_index_ < max_pages_) return",
+                "if (release_index_ + 1 < max_pages_ || normal_.by_pages[max_pages_].last) return",
             ),
         ),
     ),
@@ -99,19 +99,23 @@ FAULTS = (
     ),
 )
 
+# The name of the model that is built as the faulty ones are, and must agree.
+NO_FAULT = "none"
+
 # Those that find most come first; the others follow.
 _FIRST_SHAPES = ("page_spans", "all_classes_consumed", "mixed", "hundred_threads", "waves")
 
 
 def build_all(folder: Path) -> dict[str, Path]:
-    """Build one model per fault and return the modules by the faults' names."""
-    sources = {}
+    """Build one model per fault, and one without any, and return the modules by the faults' names."""
+    sources = {"fault_none": SOURCES}
     for number, fault in enumerate(FAULTS):
         sources[f"fault_{number}"] = folder / f"fault_{number}"
         shutil.copytree(SOURCES, folder / f"fault_{number}", ignore=shutil.ignore_patterns("*.so", "*.py*"))
         fault.put_into(folder / f"fault_{number}")
     modules = build(folder, sources, ["-O1"])
-    return {fault.name: modules[f"fault_{number}"] for number, fault in enumerate(FAULTS)}
+    faulty = {fault.name: modules[f"fault_{number}"] for number, fault in enumerate(FAULTS)}
+    return faulty | {NO_FAULT: modules["fault_none"]}
 
 
 def first_difference(module: Path, cases: list[Case], against: str | None = None) -> Outcome | None:

@@ -69,6 +69,10 @@ def test_a_fault_in_the_model_is_noticed(fault, faulty_models):
     assert noticed.differing > 0, noticed.error
 
 
+def test_without_a_fault_nothing_is_noticed(faulty_models):
+    assert canary.first_difference(faulty_models[canary.NO_FAULT], RANDOM[: len(SHAPES)]) is None
+
+
 def test_the_same_shape_and_seed_give_the_same_program():
     first, second = (program("cache_limits", 5, 18) for _ in range(2))
     assert first.calls == second.calls
