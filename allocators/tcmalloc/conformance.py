@@ -31,6 +31,20 @@ _SETTINGS = {
     "heap_limit_mb": "TCMALLOC_HEAP_LIMIT_MB",
 }
 
+# What a table of results shows and the library counts too: counters by property, a class's bytes by list.
+_COUNTED = {
+    "page_heap_growths": "tcmalloc.pageheap_reserve_count",
+    "page_heap_commits": "tcmalloc.pageheap_commit_count",
+    "page_heap_decommits": "tcmalloc.pageheap_decommit_count",
+    "page_heap_scavenges": "tcmalloc.pageheap_scavenge_count",
+    "released_bytes_total": "tcmalloc.pageheap_total_decommit_bytes",
+}
+_TIERS = {
+    "front_end_bytes": "tcmalloc.thread",
+    "transfer_bytes": "tcmalloc.transfer",
+    "central_bytes": "tcmalloc.central",
+}
+
 _NO_STOPS = np.zeros(0, np.int64)
 
 
@@ -117,13 +131,20 @@ class Model:
         carry_out(self._tcmalloc, call)
 
     def state(self) -> dict[str, State]:
-        """Return what the library can be asked."""
+        """Return what the library can be asked, and what a table shows of it."""
+        result = self._tcmalloc.result()
+        shown = {name: result["counters"][name] for name in _COUNTED}
+        for row in result["classes"]:
+            for tier, kind in _TIERS.items():
+                if row["slot_bytes"] and row[tier]:
+                    shown[f"{kind} {row['slot_bytes']}"] = row[tier]
         return _state(
             self._tcmalloc.properties(),
             self._tcmalloc.free_list_sizes(),
             self._tcmalloc.ranges(),
             self._tcmalloc.stats_text(),
             self._tcmalloc.touched_resident_bytes() if self._counts_resident else None,
+            shown,
         )
 
     def close(self) -> None:
@@ -150,7 +171,12 @@ class Library:
 
     def state(self) -> dict[str, State]:
         """Return what the library says of itself."""
-        return _state(*self._process.state())
+        state = self._process.state()
+        shown = {name: state.properties[counted] for name, counted in _COUNTED.items()}
+        for (kind, size), total in state.free_list_sizes.items():
+            if kind in _TIERS.values():
+                shown[f"{kind} {size}"] = total
+        return _state(*state, shown)
 
     def close(self) -> None:
         """End the process."""
@@ -223,12 +249,14 @@ def _state(
     ranges: NDArray[Any],
     stats_text: str,
     resident_bytes: int | None,
+    shown: Mapping[str, int],
 ) -> dict[str, State]:
     state: dict[str, State] = {
         "numeric properties": properties,
         "free-list sizes": free_list_sizes,
         "ranges": ranges,
         "GetStats text": stats_text,
+        "classes and counters of the table": shown,
     }
     if resident_bytes is not None:
         state["touched pages"] = {"resident bytes": resident_bytes}
