@@ -305,7 +305,6 @@ class PageHeap {
 
   // PageHeap::GrowHeap: at least 1 MiB from the system allocator; without room for that, what is needed.
   bool grow(std::uint64_t pages) {
-    if (pages > ~std::uint64_t{0} >> page_.shift) return false;  // kMaxValidPages
     std::uint64_t ask = std::max(pages, max_pages_);
     if (!ensure_limit(ask, true)) {
       if (pages == ask || !ensure_limit(pages, true)) return false;

@@ -292,7 +292,6 @@ class Tcmalloc {
   Block memalign(const harness::Request& request) {
     const std::uint64_t alignment = request.alignment;
     if (alignment > page().bytes()) {
-      if (request.size + alignment < request.size) return {};
       const std::uint64_t growths = tiers_->page_heap.stats().reserve_count;
       const Block block{
           .span = tiers_->page_heap.new_aligned(std::max<std::uint64_t>(page().pages_of(request.size), 1),
@@ -300,9 +299,8 @@ class Tcmalloc {
       note_large(block, growths);
       return block;
     }
-    if (request.size == 0) return malloc(request.thread, alignment);
     const std::uint64_t rounded = (request.size + alignment - 1) & ~(alignment - 1);
-    return malloc(request.thread, std::max(rounded, request.size));  // A size near 2^64 is not rounded.
+    return malloc(request.thread, rounded == 0 ? alignment : rounded);
   }
 
   void free(std::uint16_t thread, Block block) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -22,17 +21,6 @@ library.nallocx.restype = ctypes.c_size_t
 library.nallocx.argtypes = [ctypes.c_size_t, ctypes.c_int]
 print(*(library.nallocx(size, 0) for size in range({MAX_SIZE_BYTES} + 1)))
 """
-
-
-@pytest.fixture
-def library():
-    try:
-        ctypes.CDLL(LIBRARY)
-    except OSError:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(f"{LIBRARY} is not installed: apt-get install libtcmalloc-minimal4")
-    return LIBRARY
 
 
 def usable_bytes_of_the_library(transfer_num_objects):
@@ -65,7 +53,7 @@ def usable_bytes_of_the_model(transfer_num_objects):
     return samples[:, SAMPLE_COLUMNS.index("live")].tolist()
 
 
-@pytest.mark.usefixtures("library")
+@pytest.mark.usefixtures("tcmalloc_library")
 @pytest.mark.parametrize("transfer_num_objects", [32, 40, 512])
 def test_every_size_is_rounded_as_by_the_library(transfer_num_objects):
     model = usable_bytes_of_the_model(transfer_num_objects)
@@ -78,6 +66,28 @@ def test_every_size_is_rounded_as_by_the_library(transfer_num_objects):
 )
 def test_the_table_has_so_many_entries(transfer_num_objects, entries):
     assert len(Tcmalloc(transfer_num_objects=transfer_num_objects).size_classes()) + 1 == entries
+
+
+# Counted in libraries of 2.18.1 that were configured so, by the sizes that nallocx tells apart.
+@pytest.mark.parametrize(
+    ("page_kib", "alignment", "entries", "entries_of_512"),
+    [
+        (4, 16, 110, 115),
+        (16, 16, 78, 78),
+        (32, 16, 78, 78),
+        (64, 16, 82, 82),
+        (128, 16, 86, 86),
+        (256, 16, 89, 89),
+        (8, 8, 93, 95),
+        (32, 8, 85, 85),
+    ],
+)
+def test_another_page_or_alignment_has_another_table(page_kib, alignment, entries, entries_of_512):
+    for transfer_num_objects, expected in ((32, entries), (512, entries_of_512)):
+        model = Tcmalloc(
+            page_size=page_kib << 10, alignment=alignment, transfer_num_objects=transfer_num_objects
+        )
+        assert len(model.size_classes()) + 1 == expected
 
 
 def test_a_row_describes_its_spans():

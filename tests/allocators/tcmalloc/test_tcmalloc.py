@@ -7,7 +7,7 @@ import pytest
 from support import columns
 
 from allocators.tcmalloc import Tcmalloc
-from harness.allocator import ALLOC, FREE, REALLOC, THREAD_END, EventBatch, find
+from harness.allocator import ALLOC, CALLOC, FREE, REALLOC, THREAD_END, EventBatch, find
 from harness.errors import AllocatorError
 from harness.native._native import Checker
 
@@ -99,6 +99,7 @@ class TestOptions:
             ({"transfer_num_objects": 0}, "transfer_num_objects=0 lies outside 1 to 2147483647"),
             ({"heap_base": 1 << 30 | 4096}, "heap_base=1073745920 is no multiple of 8192"),
             ({"heap_base": 0}, "heap_base=0 lies outside"),
+            ({"page_size": 12 << 10}, "page_size=12288 is none of 4KiB, 8KiB, 16KiB"),
             ({"heap_limit_mb": -1}, "heap_limit_mb=-1 lies outside"),
             ({"release_rate": float("nan")}, "release_rate=nan is no rate"),
             ({"release_rate": -1.0}, "release_rate=-1.0 is no rate"),
@@ -243,3 +244,59 @@ class TestBesideATrace:
 
     def test_the_minimum_of_a_thread_came_with_2_16(self):
         Tcmalloc(version="2.16").set_property("min_per_thread_cache_bytes", 64 * KIB)
+
+    @pytest.mark.parametrize(("version", "caches"), [("2.10", 1), ("2.11", 0)])
+    def test_a_temporarily_idle_thread_kept_its_cache_up_to_2_10(self, version, caches):
+        model = Tcmalloc(version=version, start="bare")
+        feed(model, [*allocations(100, 64), *frees(100)])
+        model.mark_thread_temporarily_idle(0)
+        assert footprint(model)["front_end"] == 0
+        assert f"{caches:12d}              Thread heaps in use" in model.stats_text()
+
+    def test_a_thread_that_is_started_costs_the_main_thread_a_block(self):
+        model = Tcmalloc(transfer_num_objects=32)
+        before = footprint(model)["runtime"]
+        model.start_thread(304)
+        assert footprint(model)["runtime"] == before + 320
+
+
+class TestTouchedPages:
+    """A block of 1 MiB has 256 pages of 4 KiB."""
+
+    @pytest.mark.parametrize(("touch", "pages"), [("none", 0), ("first", 1), ("whole", 256)])
+    @pytest.mark.parametrize("op", [ALLOC, CALLOC])
+    def test_a_block_has_those_that_the_program_or_calloc_wrote(self, touch, pages, op):
+        model = Tcmalloc(touch=touch)
+        before = model.touched_resident_bytes()
+        feed(model, [(op, 0, 0, MIB)])
+        assert model.touched_resident_bytes() - before == (256 if op == CALLOC else pages) * 4 * KIB
+
+    def test_a_new_span_has_those_in_which_an_object_begins(self):
+        model = Tcmalloc(touch="none", start="bare", transfer_num_objects=32)
+        feed(model, [(ALLOC, 0, 0, 3072)])  # 5 objects in 16 KiB begin in all four pages.
+        assert model.touched_resident_bytes() == 16 * KIB
+        feed_more(model, [(ALLOC, 0, 1, 32 * KIB)])  # One object a span.
+        assert model.touched_resident_bytes() == 20 * KIB
+
+    def test_a_moving_realloc_writes_what_it_copies(self):
+        model = Tcmalloc(touch="none")
+        before = model.touched_resident_bytes()
+        feed(model, [(ALLOC, 0, 0, MIB), (REALLOC, 0, 0, 4 * MIB)])
+        assert model.touched_resident_bytes() - before == MIB
+
+    def test_what_goes_back_is_no_longer_in_memory(self):
+        model = Tcmalloc(touch="whole")
+        before = model.touched_resident_bytes()
+        feed(model, [(ALLOC, 0, 0, MIB), (FREE, 0, 0, 0)])
+        assert model.touched_resident_bytes() == before + MIB
+        model.release_free_memory()
+        assert model.touched_resident_bytes() == before
+        assert counters(model)["touched_resident_bytes"] == before
+        assert counters(model)["peak_touched_resident_bytes"] == before + MIB
+
+    def test_they_are_counted_only_where_it_is_asked_for(self):
+        model = Tcmalloc()
+        feed(model, [(ALLOC, 0, 0, MIB)])
+        assert "touched_resident_bytes" not in counters(model)
+        with pytest.raises(AllocatorError, match="touch=off counts no pages"):
+            model.touched_resident_bytes()
