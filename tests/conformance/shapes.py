@@ -693,8 +693,23 @@ def above_four_gib(writer: Writer) -> None:
         writer.allocate(0, writer.random.choice((2000, 5000, 9000, 30_000)))
 
 
-# Too long to be run many times.
-LARGE_SHAPES: dict[str, Callable[[Writer], None]] = {above_four_gib.__name__: above_four_gib}
+def end_of_a_metadata_chunk(writer: Writer) -> None:
+    """Growths whose record and page map are the last in 8 MiB of metadata: there their order is seen."""
+    writer.options["transfer_num_objects"] = 32
+    writer.allocate(0, 100)
+    for _ in range(493):
+        writer.allocate(0, MIB + 8192)
+    for _ in range(8):
+        writer.allocate(0, 2048 * MIB)
+    for _ in range(3):
+        writer.allocate(0, 3 * MIB)
+        writer.allocate(0, 50_000)
+
+
+# Too large, in time or in address space, to be run many times.
+LARGE_SHAPES: dict[str, Callable[[Writer], None]] = {
+    shape.__name__: shape for shape in (above_four_gib, end_of_a_metadata_chunk)
+}
 
 
 def program(shape: str, seed: int, minor: int) -> Program:
