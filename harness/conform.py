@@ -69,8 +69,11 @@ class Subject(Protocol):
         """End a process, if there is one."""
 
 
-# Makes the model and the real thing from an allocator's options and, where given, the file of the real thing.
-Subjects = Callable[[Mapping[str, Any], str | None], tuple[Subject, Subject]]
+# Makes the model and the real thing from an allocator's options, the file of the real thing, where one is
+# given, and what yields the trace's events, for who has to know beforehand how much is coming.
+Subjects = Callable[
+    [Mapping[str, Any], str | None, Callable[[], Iterable[EventBatch]]], tuple[Subject, Subject]
+]
 
 
 @dataclass
@@ -138,7 +141,7 @@ def conform(
             f"{late.where}: after event {late.after_event}, expected at most the trace's {reader.events}"
         )
     stops = [k * reader.events // (checkpoints + 1) for k in range(1, checkpoints + 1)]
-    model, truth = make(spec.options, against)
+    model, truth = make(spec.options, against, reader.checked)
     with closing(truth), closing(model):
         report = compare(reader.checked(), model, truth, calls=calls, checkpoints=stops, progress=progress)
     report.trace = path

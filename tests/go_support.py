@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from allocators.go import Go
-from allocators.go.runtime import Run
 from allocators.go.snapshot import HEAP, Snapshot
 from harness.allocator import ALLOC, FREE, GC, EventBatch
 from harness.native._native import Checker

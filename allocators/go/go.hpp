@@ -24,6 +24,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -286,15 +287,48 @@ class Go {
             {"total_free", pacer_.total_free},
             {"pages_swept", sweeper_.pages_swept()},
             {"sweep_done", sweeper_.sweeping() ? 0 : 1},
+            {"last_heap_goal", pacer_.last_heap_goal},
             {"scavenge_goal", heap_.scavenger().gc_percent_goal()},
             {"gc_cycles", static_cast<std::uint64_t>(cycles_)}};
   }
   const Mheap& heap() const { return heap_; }
   std::uint32_t sweepgen() const { return sweeper_.sweepgen(); }
 
-  // Heap bytes of every cycle since recording began: what triggered it, what it marked.
+  // What each P keeps, and the swept spans of each span class, as a snapshot has them.
+  std::vector<Snapshot::Processor> processors() const {
+    std::vector<Snapshot::Processor> records;
+    for (const auto& p : ps_) {
+      Snapshot::Processor& record = records.emplace_back();
+      if (!p->page_cache.empty()) {
+        record.page_cache_base = heap_.address_of(p->page_cache.base);
+        record.page_cache = p->page_cache.cache;
+        record.page_cache_scavenged = p->page_cache.scav;
+      }
+      if (p->tiny.has_block()) {
+        const Tiny::Block& block = p->tiny.block();
+        record.tiny = block.span->base + block.slot * kTinyBytes;
+        record.tiny_offset = p->tiny.offset();
+      }
+      for (int i = 0; i < kSpanClasses; ++i) record.cached.push_back(p->mcache.base(i));
+    }
+    return records;
+  }
+  std::vector<Snapshot::Central> central() const {
+    std::vector<Snapshot::Central> records(kSpanClasses);
+    const auto bases = [this](std::span<const std::uint32_t> spans, std::vector<std::uint64_t>& to) {
+      for (const std::uint32_t span : spans) to.push_back(heap_.spans().at(span).base);
+    };
+    for (int i = 0; i < kSpanClasses; ++i) {
+      const Mcentral& list = centrals_.of(static_cast<SpanClass>(i));
+      bases(list.swept(false), records[static_cast<std::size_t>(i)].partial);
+      bases(list.swept(true), records[static_cast<std::size_t>(i)].full);
+    }
+    return records;
+  }
+
+  // Every cycle since recording began: live bytes at its start, marked bytes, spans of work buffers.
   void record_cycles(bool on) { recording_cycles_ = on; }
-  const std::vector<std::pair<std::uint64_t, std::uint64_t>>& cycle_history() const { return cycle_history_; }
+  const std::vector<std::array<std::uint64_t, 3>>& cycle_history() const { return cycle_history_; }
 
   // The stacks of a real process that each coming cycle is to reckon with, one value a cycle; the last one
   // stays.
@@ -472,7 +506,7 @@ class Go {
       pacer_.last_stack_scan = stack_scans_.front();
       stack_scans_.erase(stack_scans_.begin());
     }
-    if (recording_cycles_) cycle_history_.emplace_back(triggered, pacer_.heap_marked);
+    if (recording_cycles_) cycle_history_.push_back({triggered, pacer_.heap_marked, work_buffers_.size()});
     sweeper_.begin();
     if (options_.sweep == SweepMode::kStopped) {
       for (const auto& p : ps_) flush_mcache(*p);
@@ -568,6 +602,7 @@ class Go {
     pacer_.commit(true);
     pacer_.sweep_dist_min_trigger = from.sweep_dist_min_trigger;
     finalizer_bytes_ = from.finalizer_bytes;
+    sweeper_.restore(from.pages_swept);
   }
 
   Span& restore_span(const Snapshot::SpanRecord& record) {
@@ -625,7 +660,7 @@ class Go {
   std::vector<std::uint64_t> stack_scans_;
   std::optional<std::int64_t> last_cycle_ns_;  // None: to be learnt from the next event.
   bool recording_cycles_ = false;
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> cycle_history_;
+  std::vector<std::array<std::uint64_t, 3>> cycle_history_;
 
   std::int64_t sizes_rounded_to_words_ = 0;
   std::int64_t alignments_met_by_size_ = 0;

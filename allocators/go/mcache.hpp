@@ -17,6 +17,10 @@ class Mcache {
   Mcache() { spans_.fill(&empty_span()); }
 
   Span* span(SpanClass span_class) const { return spans_[span_class]; }
+  std::uint64_t base(int span_class) const {
+    const Span& span = *spans_[static_cast<std::size_t>(span_class)];
+    return span.cached ? span.base : 0;
+  }
 
   // Replaces a full span by one with a free slot (mcache.refill); false where the heap is at its limit, and
   // then the full span stands.

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "mheap.hpp"
@@ -29,6 +30,8 @@ class SpanSet {
     }
     return span;
   }
+  // First out first.
+  std::span<const std::uint32_t> spans() const { return std::span(spans_).subspan(head_); }
 
  private:
   static constexpr std::size_t kCompactAt = 1024;
@@ -110,6 +113,7 @@ class Mcentral {
     return heap_.alloc(pages, span_class_, page_cache, sweeper.sweepgen(), sweeper.sweeping());
   }
 
+  std::span<const std::uint32_t> swept(bool full) const { return (full ? full_ : partial_)[swept_].spans(); }
   void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span.index); }
 
  private:
@@ -132,6 +136,7 @@ class Mcentrals {
   Mcentrals& operator=(const Mcentrals&) = delete;
 
   Mcentral& of(SpanClass span_class) { return lists_[span_class]; }
+  const Mcentral& of(SpanClass span_class) const { return lists_[span_class]; }
   const SpanSetCounters& counters() const { return counters_; }
   void flip() {
     for (Mcentral& list : lists_) list.flip();

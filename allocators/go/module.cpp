@@ -1,7 +1,6 @@
 // Binds the model of the Go heap to Python: its options, a start snapshot, and what a comparison with a real
 // process reads. The replay itself is harness/bind.hpp's.
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include "go.hpp"
@@ -44,6 +43,7 @@ void bind_snapshot(nb::module_& m) {
       .def_rw("last_heap_goal", &Snapshot::last_heap_goal)
       .def_rw("sweep_dist_min_trigger", &Snapshot::sweep_dist_min_trigger)
       .def_rw("finalizer_bytes", &Snapshot::finalizer_bytes)
+      .def_rw("pages_swept", &Snapshot::pages_swept)
       .def_rw("scavenge_goal", &Snapshot::scavenge_goal)
       .def_rw("scavenge_generation", &Snapshot::scavenge_generation)
       .def_rw("free_high_water", &Snapshot::free_high_water)
@@ -119,6 +119,25 @@ nb::dict chunks_of(const Replay& replay) {
   return columns;
 }
 
+// Tuples: number, page cache at, free, scavenged pages, tiny block, its offset, cached span of each span class.
+nb::list processors_of(const Replay& replay) {
+  nb::list rows;
+  for (go::Snapshot::Processor& p : replay.allocator().processors()) {
+    rows.append(nb::make_tuple(rows.size(), p.page_cache_base, p.page_cache, p.page_cache_scavenged, p.tiny,
+                               p.tiny_offset, std::move(p.cached)));
+  }
+  return rows;
+}
+
+// Tuples, one a span class: bases of swept partial spans, of swept full ones.
+nb::list central_of(const Replay& replay) {
+  nb::list rows;
+  for (go::Snapshot::Central& c : replay.allocator().central()) {
+    rows.append(nb::make_tuple(std::move(c.partial), std::move(c.full)));
+  }
+  return rows;
+}
+
 // Rows (class, object bytes, span pages, scan objects, noscan objects), from class 1 on.
 nb::list size_class_table(bool greentea) {
   nb::list rows;
@@ -146,6 +165,8 @@ NB_MODULE(_go, m) {
            })
       .def("spans", &spans_of)
       .def("chunks", &chunks_of)
+      .def("processors", &processors_of)
+      .def("central", &central_of)
       .def("record_cycles", [](Replay& self, bool on) { self.allocator().record_cycles(on); })
       .def("cycle_history", [](const Replay& self) { return self.allocator().cycle_history(); })
       .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {

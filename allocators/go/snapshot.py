@@ -32,6 +32,7 @@ NATIVE_SCALARS = (
     "last_heap_goal",
     "sweep_dist_min_trigger",
     "finalizer_bytes",
+    "pages_swept",
     "scavenge_goal",
     "scavenge_generation",
     "free_high_water",

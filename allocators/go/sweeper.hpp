@@ -31,6 +31,7 @@ class Sweeper final : public Reclaims, public Sweeps {
   bool sweeping() const override { return !drained_; }
   std::uint32_t sweepgen() const override { return sweepgen_; }
   std::uint64_t pages_swept() const { return pages_swept_; }
+  void restore(std::uint64_t pages_swept) { pages_swept_ = pages_swept; }
 
   // Marking is over: every span is unswept (gcSweep).
   void begin() {

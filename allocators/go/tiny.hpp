@@ -19,6 +19,7 @@ class Tiny {
 
   const Block& block() const { return block_; }
   bool has_block() const { return block_.span != nullptr; }
+  std::uint64_t offset() const { return offset_; }
 
   // Where an object fits into the current block, taken; none where it needs a new one (mallocgcTiny).
   std::optional<std::uint32_t> place(std::uint64_t size) {

@@ -7,7 +7,7 @@ configured with when it was built, and where the heap lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,11 @@ _TIERS = {
 _NO_STOPS = np.zeros(0, np.int64)
 
 
-def subjects(options: Mapping[str, Any], against: str | None) -> tuple[Model, Library]:
+def subjects(
+    options: Mapping[str, Any],
+    against: str | None,
+    events: Callable[[], Iterable[EventBatch]] = tuple,
+) -> tuple[Model, Library]:
     """Start the library, the installed one or that of a path, and make the model of just this library.
 
     AllocatorError where there is none, where it is older than the model knows, and for a start that no

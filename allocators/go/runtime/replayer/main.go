@@ -1,7 +1,8 @@
 // The replayer: carries out a trace with the real runtime.mallocgc and tells where every object went.
 //
-// Built by build.py against a runtime that has hooks.go in it. Trace and results are mapped files, and nothing is
-// allocated from the Go heap between the first heap state and the last, so that what happens there is the trace's.
+// Built by build.py against a runtime that has hooks.go in it, and driven by process.py: commands come on standard input,
+// events and answers stand in a file that both have mapped. Nothing is allocated from the Go heap while it is driven, so
+// that what happens there is the trace's.
 package main
 
 import (
@@ -21,13 +22,13 @@ func harnessPin(id int32) bool
 func harnessUnpin()
 func harnessSettled() bool
 func harnessHoldBack(bits uint32)
-func harnessCycleWords() []uint64
-func harnessForgetCycles()
+func harnessTakeCycles(to []uint64) int
+func harnessHeapInUse() uint64
 
 //go:linkname mallocgc runtime.mallocgc
 func mallocgc(size uintptr, typ unsafe.Pointer, needzero bool) unsafe.Pointer
 
-// One event: __init__.py (RECORD).
+// One event: process.py (RECORD).
 type record struct {
 	op     uint8
 	noscan uint8
@@ -40,12 +41,18 @@ const (
 	opAllocate = 1
 	opRelease  = 2
 	opCollect  = 3
-	opState    = 4
 )
 
-// What the program holds: a global, so that its marking needs no heap. __init__.py (TABLE_SLOTS).
-const tableSlots = 1 << 21
+// Commands and the words of an answer: process.py.
+const (
+	commandReplay = 1
+	commandState  = 2
+	commandCycles = 3
 
+	answerWords = 3
+)
+
+// What the program holds: a global, so that its marking needs no heap. build.py says how many slots it has.
 var table [tableSlots]unsafe.Pointer
 
 type interfaceWords struct{ typ, data unsafe.Pointer }
@@ -61,49 +68,35 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-func mapFile(path string, size int, writable bool) []byte {
-	flags, prot := os.O_RDONLY, syscall.PROT_READ
-	if writable {
-		flags, prot = os.O_RDWR|os.O_CREATE|os.O_TRUNC, syscall.PROT_READ|syscall.PROT_WRITE
-	}
-	file, err := os.OpenFile(path, flags, 0o644)
-	if err != nil {
-		fail(err)
-	}
-	defer file.Close()
-	if writable {
-		err = file.Truncate(int64(size))
-	} else if info, statErr := file.Stat(); statErr == nil {
-		size = int(info.Size())
-	}
-	if err != nil {
-		fail(err)
-	}
-	if size == 0 {
-		return nil
-	}
-	bytes, err := syscall.Mmap(int(file.Fd()), 0, size, prot, syscall.MAP_SHARED)
-	if err != nil {
-		fail(err)
-	}
-	return bytes
+// The file that is shared with process.py: events, an answer to each, then words for states and cycles.
+type shared struct {
+	events  []record
+	answers []uint64
+	words   []uint64
 }
 
-// Heap states, one after the other: a count of words, then the words.
-type states struct {
-	words []uint64
-	count int
-}
-
-func (s *states) take() {
-	room := len(s.words) - s.count - 1
-	n := harnessHeapState(unsafe.Pointer(&s.words[s.count+1]), room)
-	if n > room {
-		println("the file of heap states is too small")
-		os.Exit(1)
+func mapShared(path string, capacity int) shared {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		fail(err)
 	}
-	s.words[s.count] = uint64(n)
-	s.count += 1 + n
+	info, err := file.Stat()
+	if err != nil {
+		fail(err)
+	}
+	bytes, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		fail(err)
+	}
+	file.Close()
+	start := unsafe.Pointer(&bytes[0])
+	recordBytes := capacity * int(unsafe.Sizeof(record{}))
+	return shared{
+		events:  unsafe.Slice((*record)(start), capacity),
+		answers: unsafe.Slice((*uint64)(unsafe.Add(start, recordBytes)), capacity),
+		words: unsafe.Slice((*uint64)(unsafe.Add(start, recordBytes+8*capacity)),
+			(len(bytes)-recordBytes-8*capacity)/8),
+	}
 }
 
 // makeSpareThreads has threads made that then stand idle. Otherwise the scheduler makes them when it likes, and what
@@ -138,12 +131,12 @@ func collect() {
 	}
 }
 
-// replay carries out the trace. Pinning, at each allocation anew since the scheduler may have moved this goroutine
-// meanwhile, is for several Ps only: a collection cannot be triggered by an allocation that is pinned.
+// replay carries out events, writes the address of each that allocates, and returns the sum of the heap's bytes in use
+// after each. Pinning, at each allocation anew since the scheduler may have moved this goroutine meanwhile, is for
+// several Ps only: a collection cannot be triggered by an allocation that is pinned.
 //
 //go:noinline
-func replay(events []record, addresses []uint64, s *states, pin bool) {
-	allocations := 0
+func replay(events []record, answers []uint64, pin bool) (inUse uint64) {
 	for i := range events {
 		e := &events[i]
 		switch e.op {
@@ -163,45 +156,73 @@ func replay(events []record, addresses []uint64, s *states, pin bool) {
 				harnessUnpin()
 			}
 			table[e.slot] = object
-			addresses[allocations] = uint64(uintptr(object))
-			allocations++
+			answers[i] = uint64(uintptr(object))
 		case opRelease:
 			table[e.slot] = nil
 		case opCollect:
 			collect()
-		case opState:
-			s.take()
 		}
+		inUse += harnessHeapInUse()
+	}
+	return inUse
+}
+
+// transfer moves whole words between a file descriptor and memory, past the scheduler: whoever waits here keeps its P.
+// False where the other side has closed.
+func transfer(trap uintptr, words []uint64) bool {
+	at, left := uintptr(unsafe.Pointer(&words[0])), uintptr(len(words)*8)
+	descriptor := uintptr(0)
+	if trap == syscall.SYS_WRITE {
+		descriptor = 1
+	}
+	for left > 0 {
+		n, _, errno := syscall.RawSyscall(trap, descriptor, at, left)
+		if errno == syscall.EINTR {
+			continue
+		}
+		if errno != 0 || n == 0 {
+			return false
+		}
+		at, left = at+n, left-n
+	}
+	return true
+}
+
+// serve carries out commands until there are no more.
+//
+//go:noinline
+func serve(s shared, command *[2]uint64, answer *[answerWords]uint64, pin bool) {
+	for transfer(syscall.SYS_READ, command[:]) {
+		switch command[0] {
+		case commandReplay:
+			start := time.Now()
+			answer[0] = replay(s.events[:command[1]], s.answers, pin)
+			answer[1] = uint64(time.Since(start))
+		case commandState:
+			answer[0] = uint64(harnessHeapState(unsafe.Pointer(&s.words[0]), len(s.words)))
+		case commandCycles:
+			answer[0] = uint64(harnessTakeCycles(s.words))
+		}
+		transfer(syscall.SYS_WRITE, answer[:])
 	}
 }
 
-func words(bytes []byte) []uint64 {
-	if len(bytes) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*uint64)(unsafe.Pointer(&bytes[0])), len(bytes)/8)
-}
+// Off the heap and off the stack, so that the kernel may write to them.
+var (
+	command [2]uint64
+	answer  [answerWords]uint64
+)
 
 func main() {
-	tracePath := flag.String("trace", "", "events")
-	addressPath := flag.String("addresses", "", "where to write an address for each allocation")
-	allocations := flag.Int("allocations", 0, "how many there are")
-	statePath := flag.String("states", "", "where to write the heap's states")
-	stateBytes := flag.Int("state-bytes", 64<<20, "room for them")
-	cyclePath := flag.String("cycles", "", "where to write what each cycle found")
+	path := flag.String("shared", "", "the shared file")
+	capacity := flag.Int("events", 0, "how many events it has room for")
 	holdBack := flag.Uint("hold-back", 0, "1: no background sweeper, 2: no background scavenger, 3: neither")
 	spareThreads := flag.Int("spare-threads", 0, "threads to make before the replay")
+	pin := flag.Bool("pin", false, "carry out each allocation on the P that its event names")
 	flag.Parse()
 	// The heap profiler samples at random and hangs records on objects.
 	runtime.MemProfileRate = 0
-
-	trace := mapFile(*tracePath, 0, false)
-	var events []record
-	if len(trace) > 0 {
-		events = unsafe.Slice((*record)(unsafe.Pointer(&trace[0])), len(trace)/int(unsafe.Sizeof(record{})))
-	}
-	addresses := words(mapFile(*addressPath, *allocations*8, true))
-	s := &states{words: words(mapFile(*statePath, *stateBytes, true))}
+	s := mapShared(*path, *capacity)
 
 	// What start-up has left behind is collected, and everything that runs once has run; the last time in the mode
 	// that the replay is going to run in.
@@ -212,19 +233,6 @@ func main() {
 	}
 	harnessHoldBack(uint32(*holdBack))
 	collect()
-	harnessForgetCycles()
-	s.take()
-	replay(events, addresses, s, runtime.GOMAXPROCS(0) > 1)
-	s.take()
-
-	if err := os.Truncate(*statePath, int64(s.count)*8); err != nil {
-		fail(err)
-	}
-	cycles := harnessCycleWords()
-	if len(cycles) > 0 {
-		bytes := unsafe.Slice((*byte)(unsafe.Pointer(&cycles[0])), len(cycles)*8)
-		if err := os.WriteFile(*cyclePath, bytes, 0o644); err != nil {
-			fail(err)
-		}
-	}
+	harnessTakeCycles(nil)
+	serve(s, &command, &answer, *pin)
 }

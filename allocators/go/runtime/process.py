@@ -1,0 +1,277 @@
+"""The real Go runtime in a process of its own, driven a batch at a time: the other side of replayer/main.go."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, THREAD_END, EventBatch
+from harness.errors import AllocatorError
+
+from ..snapshot import Snapshot
+from .build import Toolchain, build_replayer
+from .state import CYCLE, HeapState, read_state
+
+# An event as the replayer reads it (main.go: record).
+RECORD = np.dtype([("op", "u1"), ("noscan", "u1"), ("p", "<u2"), ("slot", "<u4"), ("size", "<u8")])
+_ALLOCATE, _RELEASE, _COLLECT = 1, 2, 3
+
+_COMMAND = struct.Struct("<QQ")
+_ANSWER = struct.Struct("<QQQ")
+_REPLAY, _STATE, _CYCLES = 1, 2, 3
+
+# Room for a heap's state in the shared file; a page of it takes memory only when it is written.
+_STATE_BYTES = 1 << 32
+
+_NO_BACKGROUND_SWEEP, _NO_BACKGROUND_SCAVENGE = 1, 2
+
+# Threads that the scheduler may want while a replay runs; made before it, they allocate nothing in it.
+_SPARE_THREADS = 8
+
+# How much of a process's last words is told.
+_SAID_BYTES = 500
+
+# When and how the collector runs. explicit: only where the trace says so. stopped and lazy: at the pacer's
+# triggers too, the world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1,
+# without the background sweeper). default: as every Go program runs, with nothing held back.
+Collector = Literal["explicit", "stopped", "lazy", "default"]
+_STOP_THE_WORLD = {"stopped": ("gcstoptheworld=2",), "lazy": ("gcstoptheworld=1",)}
+_HELD_BACK = {
+    "explicit": _NO_BACKGROUND_SCAVENGE,
+    "stopped": _NO_BACKGROUND_SCAVENGE,
+    "lazy": _NO_BACKGROUND_SCAVENGE | _NO_BACKGROUND_SWEEP,
+    "default": 0,
+}
+
+
+class Replayed(NamedTuple):
+    """What a batch of events gave."""
+
+    addresses: NDArray[np.uint64]  # One an event; 0 where it has none.
+    in_use_bytes_mean: float  # Of the heap, after each event.
+    elapsed_ns: int
+
+
+class RuntimeProcess:
+    """A Go program that carries out events with runtime.mallocgc, one after the other.
+
+    ``slots``: objects that it can hold at once, in a table of globals; the collector scans it, so it should
+    be as large as the trace needs. ``capacity``: events that one batch may have. AllocatorError where the
+    program does not build, and for whatever goes wrong in it.
+    """
+
+    def __init__(
+        self,
+        toolchain: Toolchain,
+        *,
+        procs: int = 1,
+        collector: Collector = "explicit",
+        gogc: int | Literal["off"] = 100,
+        memory_limit: int | Literal["off"] = "off",
+        experiments: tuple[str, ...] = (),
+        slots: int = 1,
+        capacity: int = 1 << 16,
+        spare_threads: int = _SPARE_THREADS,
+    ) -> None:
+        if procs > 1 and collector in ("stopped", "lazy"):
+            raise AllocatorError("the real runtime stops the world on one P only; set procs=1")
+        self._toolchain = toolchain
+        self.collector = collector
+        self._pins = procs > 1 and collector == "explicit"
+        self._ps = _Ps(procs if self._pins else 1)
+        self._capacity = capacity
+        self._greentea = _has_greentea(toolchain, experiments)
+        self.name = f"{toolchain.version} {'with' if self._greentea else 'without'} green tea ({toolchain.go})"
+        replayer, self._slots = build_replayer(toolchain, experiments, slots)
+        with tempfile.TemporaryDirectory() as folder:
+            shared = Path(folder) / "shared"
+            command = [
+                str(replayer),
+                f"-shared={shared}",
+                f"-events={capacity}",
+                f"-hold-back={_HELD_BACK[collector]}",
+                f"-spare-threads={spare_threads}",
+                f"-pin={str(self._pins).lower()}",
+            ]
+            with shared.open("w+b") as file:
+                file.truncate(capacity * (RECORD.itemsize + 8) + _STATE_BYTES)
+                self._shared = mmap.mmap(file.fileno(), 0)
+            self._said = tempfile.TemporaryFile()
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                bufsize=0,
+                env=_environment(procs, collector, gogc, memory_limit),
+            )
+            try:
+                # Once it answers, the process has mapped the file, and the name is not needed any more.
+                self.start = self.state()
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def globals_scan_bytes(self) -> int:
+        """What of its globals the collector scans for the table of objects."""
+        return self._slots * 8
+
+    def replay(self, batch: EventBatch) -> Replayed:
+        """Carry out events, at most as many as the process has capacity for."""
+        records = self._records(batch)
+        at = 0
+        self._shared[at : at + records.nbytes] = records.tobytes()
+        in_use, elapsed, _ = self._ask(_REPLAY, len(records))
+        answers = self._words(self._capacity * RECORD.itemsize, len(records))
+        # What was freed, and what has no memory, has no address.
+        answers[(records["op"] != _ALLOCATE) | (records["size"] == 0)] = 0
+        return Replayed(answers, in_use / max(1, len(records)), elapsed)
+
+    def state(self) -> HeapState:
+        """Return the heap as it stands."""
+        words, _, _ = self._ask(_STATE, 0)
+        if words * 8 > _STATE_BYTES:
+            raise AllocatorError(f"a heap's state takes {words * 8} bytes, and there is room for {_STATE_BYTES}")
+        found = self._words(self._capacity * (RECORD.itemsize + 8), words)
+        return read_state(found, self._toolchain.version, self._greentea)
+
+    def cycles(self) -> NDArray[Any]:
+        """Return what each collection since the last call found, as rows of CYCLE."""
+        count, _, _ = self._ask(_CYCLES, 0)
+        words = self._words(self._capacity * (RECORD.itemsize + 8), count * len(CYCLE))
+        return words.view([(name, "<u8") for name in CYCLE]).reshape(-1)
+
+    def close(self) -> None:
+        """End the process; what was asked of it before is lost."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.close()
+        self._child.stdout.close()
+        self._child.kill()
+        self._child.wait()
+        self._said.close()
+        self._shared.close()
+
+    def _records(self, batch: EventBatch) -> NDArray[Any]:
+        if len(batch.op) > self._capacity:
+            raise AllocatorError(f"{len(batch.op)} events in a batch, expected at most {self._capacity}")
+        most = int(batch.slot.max(initial=0))
+        if most >= self._slots:
+            raise AllocatorError(f"the replayer holds {self._slots} objects at most, and a trace {most + 1}")
+        allocates = np.isin(batch.op, (ALLOC, CALLOC, REALLOC))
+        ops = np.zeros(256, np.uint8)
+        ops[[ALLOC, CALLOC, REALLOC, FREE, GC]] = _ALLOCATE, _ALLOCATE, _ALLOCATE, _RELEASE, _COLLECT
+        records = np.zeros(len(batch.op), RECORD)
+        records["op"] = ops[batch.op]
+        records["noscan"] = batch.noscan
+        records["p"] = self._ps.of(batch)
+        records["slot"] = batch.slot
+        records["size"] = np.where(allocates, rounded_sizes(batch), 0)
+        return records
+
+    def _words(self, offset: int, count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._shared, np.uint64, count, offset).copy()
+
+    def _ask(self, kind: int, count: int) -> tuple[int, int, int]:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        answer = b""
+        try:
+            self._child.stdin.write(_COMMAND.pack(kind, count))
+            while len(answer) < _ANSWER.size:
+                part = self._child.stdout.read(_ANSWER.size - len(answer))
+                if not part:
+                    break
+                answer += part
+        except BrokenPipeError:
+            answer = b""
+        if len(answer) < _ANSWER.size:
+            status = self._child.wait()
+            self._said.seek(0)
+            said = self._said.read(_SAID_BYTES).decode(errors="replace").strip()
+            raise AllocatorError(f"the program of {self._toolchain.version} ended with status {status}: {said}")
+        found: tuple[int, int, int] = _ANSWER.unpack(answer)
+        return found
+
+
+class _Ps:
+    """Deals the threads of a trace out to Ps as the model does: by order of appearance, round and round."""
+
+    def __init__(self, procs: int) -> None:
+        self._procs = procs
+        self._by_thread: dict[int, int] = {}
+        self._ordinal = 0
+
+    def of(self, batch: EventBatch) -> NDArray[np.uint16] | list[int]:
+        """Return the P of each event."""
+        if self._procs == 1:
+            return np.zeros(len(batch.op), np.uint16)
+        return [self._one(*event) for event in zip(batch.op.tolist(), batch.thread.tolist(), strict=True)]
+
+    def _one(self, op: int, thread: int) -> int:
+        if op == THREAD_END:
+            self._by_thread.pop(thread, None)
+        if op in (GC, THREAD_END):
+            return 0
+        if thread not in self._by_thread:
+            self._by_thread[thread] = self._ordinal % self._procs
+            self._ordinal += 1
+        return self._by_thread[thread]
+
+
+def rounded_sizes(batch: EventBatch) -> NDArray[np.uint64]:
+    """Return the bytes that a Go program would ask for: words where there are pointers, alignment by size."""
+    size = np.where(batch.noscan == 0, (batch.size + np.uint64(7)) // np.uint64(8) * np.uint64(8), batch.size)
+    alignment = np.maximum(batch.alignment, 1).astype(np.uint64)
+    aligned = (size + alignment - np.uint64(1)) // alignment * alignment
+    return np.where(batch.alignment > 8, aligned, size).astype(np.uint64)
+
+
+def slots_of(batches: Iterable[EventBatch]) -> int:
+    """Return how many objects a trace holds at once, at least 1."""
+    return max((int(batch.slot.max(initial=0)) + 1 for batch in batches), default=1)
+
+
+def start_snapshot(toolchain: Toolchain) -> Snapshot:
+    """Return the heap of a Go process that has done nothing yet, for Go(start="snapshot")."""
+    with RuntimeProcess(toolchain, gogc="off", spare_threads=0) as process:
+        start = process.start.snapshot()
+        # The replayer's table of objects is no program's.
+        start.scalars["globals_scan"] -= process.globals_scan_bytes
+        return start
+
+
+def _has_greentea(toolchain: Toolchain, experiments: tuple[str, ...]) -> bool:
+    if toolchain.minor >= 26:
+        return "nogreenteagc" not in experiments
+    return "greenteagc" in experiments
+
+
+def _environment(
+    procs: int, collector: Collector, gogc: int | Literal["off"], memory_limit: int | Literal["off"]
+) -> dict[str, str]:
+    # A stack that a cycle shrinks has to grow again, from a span of its own that comes and goes.
+    debug = [] if collector == "default" else ["gcshrinkstackoff=1", *_STOP_THE_WORLD.get(collector, ())]
+    return {
+        **{name: os.environ[name] for name in ("PATH",) if name in os.environ},
+        "GOMAXPROCS": str(procs),
+        "GOGC": "off" if collector == "explicit" else str(gogc),
+        "GOMEMLIMIT": str(memory_limit),
+        "GODEBUG": ",".join(debug),
+    }
