@@ -47,10 +47,9 @@ SPAN = np.dtype(
         for name in ("base", "pages", "runtime's own", "span class", "slots", "free index", "allocated")
     ]
 )
-_CHUNK = np.dtype([("base", "<u8"), ("taken", "<u8", 8), ("scavenged", "<u8", 8)])
-_CYCLE = np.dtype(
-    [(name, "<u8") for name in ("number", "live at its start", "marked", "spans of work buffers")]
-)
+# 64 pages each.
+_PAGES = np.dtype([("pages from", "<u8"), ("taken", "<u8"), ("scavenged", "<u8")])
+_CYCLE = np.dtype([(name, "<u8") for name in ("live at its start", "marked", "spans of work buffers")])
 
 _NO_STOPS = np.zeros(0, np.int64)
 
@@ -186,12 +185,13 @@ class Model:
         for field, name in zip(SPAN.names or (), names, strict=True):
             spans[field] = columns[name]
         found = native.chunks()
-        chunks = np.zeros(len(found["base"]), _CHUNK)
-        chunks["base"] = found["base"]
-        chunks["taken"] = found["taken"].reshape(-1, 8)
-        chunks["scavenged"] = found["scavenged"].reshape(-1, 8)
         return _state(
-            native.state(), spans, chunks, native.processors(), native.central(), native.cycle_history(),
+            native.state(),
+            spans,
+            _pages(found["base"], found["taken"], found["scavenged"]),
+            native.processors(),
+            native.central(),
+            native.take_cycles(),
             self._paced,
         )
 
@@ -234,25 +234,33 @@ class Runtime:
         for field, column in zip(SPAN.names or (), (0, 1, 2, 3, 4, 5, 6), strict=True):
             spans[field] = rows[:, column]
         spans["runtime's own"] = rows[:, 2] != HEAP
-        chunks = np.zeros(len(heap.chunks), _CHUNK)
-        chunks["base"] = heap.chunks[:, 0]
-        chunks["taken"] = heap.chunks[:, 1:9]
-        chunks["scavenged"] = heap.chunks[:, 9:17]
+        pages = _pages(heap.chunks[:, 0], heap.chunks[:, 1:9].ravel(), heap.chunks[:, 9:17].ravel())
         processors = [
             (p.number, p.page_cache_base, p.page_cache, p.page_cache_scavenged, p.tiny, p.tiny_offset, p.cached)
             for p in heap.processors
         ]
-        return _state(heap.scalars, spans, chunks, processors, heap.central, self._cycles, self._paced)
+        cycles, self._cycles = self._cycles, []
+        return _state(heap.scalars, spans, pages, processors, heap.central, cycles, self._paced)
 
     def close(self) -> None:
         """End the process."""
         self._process.close()
 
 
+def _pages(
+    chunks: NDArray[np.uint64], taken: NDArray[np.uint64], scavenged: NDArray[np.uint64]
+) -> NDArray[Any]:
+    rows = np.zeros(len(taken), _PAGES)
+    rows["pages from"] = (chunks[:, None] + np.arange(8, dtype=np.uint64) * np.uint64(64 * PAGE_BYTES)).ravel()
+    rows["taken"] = taken
+    rows["scavenged"] = scavenged
+    return rows
+
+
 def _state(
     scalars: Mapping[str, int],
     spans: NDArray[Any],
-    chunks: NDArray[Any],
+    pages: NDArray[Any],
     processors: Iterable[tuple[Any, ...]],
     central: Iterable[tuple[list[int], list[int]]],
     cycles: Iterable[tuple[int, int, int]],
@@ -278,8 +286,8 @@ def _state(
     return {
         "heap": {name: scalars[name] for name in names},
         "spans": spans[np.argsort(spans["base"])],
-        "pages": chunks,
+        "pages": pages,
         "caches of Ps": caches,
         "central lists": lists,
-        "cycles": np.array([(i + 1, *cycle) for i, cycle in enumerate(cycles)], _CYCLE),
+        "cycles": np.array([tuple(cycle) for cycle in cycles], _CYCLE),
     }

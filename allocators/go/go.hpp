@@ -326,9 +326,10 @@ class Go {
     return records;
   }
 
-  // Every cycle since recording began: live bytes at its start, marked bytes, spans of work buffers.
+  // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans of
+  // work buffers.
   void record_cycles(bool on) { recording_cycles_ = on; }
-  const std::vector<std::array<std::uint64_t, 3>>& cycle_history() const { return cycle_history_; }
+  std::vector<std::array<std::uint64_t, 3>> take_cycles() { return std::exchange(cycle_history_, {}); }
 
   // The stacks of a real process that each coming cycle is to reckon with, one value a cycle; the last one
   // stays.
@@ -495,7 +496,7 @@ class Go {
     for (const auto& p : ps_) {
       if (p->tiny.has_block()) mark_slot(*p->tiny.block().span, p->tiny.block().slot, work);
     }
-    take_work_buffers(work_buffer_spans(work.queued_objects));
+    take_work_buffers(work_buffer_spans(work.queued_objects + startup_root_work_));
     mark_bytes_scan_ += static_cast<std::int64_t>(work.scan_bytes);
     mark_bytes_noscan_ += static_cast<std::int64_t>(work.noscan_bytes);
 
@@ -602,6 +603,7 @@ class Go {
     pacer_.commit(true);
     pacer_.sweep_dist_min_trigger = from.sweep_dist_min_trigger;
     finalizer_bytes_ = from.finalizer_bytes;
+    startup_root_work_ = from.root_work;
     sweeper_.restore(from.pages_swept);
   }
 
@@ -619,6 +621,7 @@ class Go {
       span.alloc_count = static_cast<std::uint16_t>(record.alloc_count);
       span.alloc_count_before_cache = static_cast<std::uint16_t>(record.alloc_count_before_cache);
       span.startup_count = span.alloc_count;
+      span.startup_page_marked = record.page_marked;
       std::copy_n(record.alloc_bits.begin(), span.words(), span.alloc_bits().begin());
       for (std::uint32_t slot = 0; slot < span.nelems; ++slot) {
         if (slot < span.freeindex || test_bit(span.alloc_bits(), slot)) set_bit(span.startup_bits(), slot);
@@ -651,6 +654,7 @@ class Go {
   Sweeper& sweeper_ = tiers_->sweeper;
   std::uint64_t trigger_ = kNoGoal;
   std::uint64_t finalizer_bytes_ = 0;
+  std::uint64_t startup_root_work_ = 0;
 
   std::vector<std::unique_ptr<P>> ps_;
   std::vector<P*> p_by_thread_;

@@ -14,7 +14,7 @@ namespace go {
 struct MarkWork {
   std::uint64_t scan_bytes = 0;
   std::uint64_t noscan_bytes = 0;
-  std::uint64_t queued_objects = 0;  // Scan objects that pass through work buffers.
+  std::uint64_t queued_objects = 0;  // Scan objects of the program that pass through work buffers.
 };
 
 // Marks the slots of every heap span; a tiny block that is some P's current one is marked by mark_slot.
@@ -37,9 +37,8 @@ inline MarkWork mark(Mheap& heap) {
       continue;
     }
     work.scan_bytes += bytes;
-    // Green tea queues small objects by span; only the others go through work buffers one by one.
-    if (!heap.greentea() || span.element_bytes > kHeapBitsInSpanMaxBytes)
-      work.queued_objects += span.mark_count;
+    // Green tea queues objects by span where marks are in the span; only the others go through work buffers.
+    if (!uses_inline_marks(heap.greentea(), span.element_bytes)) work.queued_objects += span.live_count;
   }
   return work;
 }
@@ -54,10 +53,10 @@ inline void mark_slot(Span& span, std::uint32_t slot, MarkWork& work) {
 }
 
 // Spans of work buffers that marking needs where the roots point at every object directly: 253 objects a
-// buffer, 16 buffers a span (mgcwork.go: _WorkbufSize 2 KiB, workbufAlloc 32 KiB; one buffer more for what is
-// being filled).
+// buffer, 16 buffers a span (mgcwork.go: _WorkbufSize 2 KiB, workbufAlloc 32 KiB), and two buffers more for the
+// stack that is scanned when all these objects are queued (mgcstack.go: stackWorkBuf, stackObjectBuf).
 inline std::uint64_t work_buffer_spans(std::uint64_t queued_objects) {
-  const std::uint64_t buffers = (queued_objects + 252) / 253 + 1;
+  const std::uint64_t buffers = (queued_objects + 252) / 253 + 2;
   return (buffers + 15) / 16;
 }
 inline constexpr std::uint64_t kWorkBufferSpanPages = 4;

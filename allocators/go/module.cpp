@@ -44,6 +44,7 @@ void bind_snapshot(nb::module_& m) {
       .def_rw("sweep_dist_min_trigger", &Snapshot::sweep_dist_min_trigger)
       .def_rw("finalizer_bytes", &Snapshot::finalizer_bytes)
       .def_rw("pages_swept", &Snapshot::pages_swept)
+      .def_rw("root_work", &Snapshot::root_work)
       .def_rw("scavenge_goal", &Snapshot::scavenge_goal)
       .def_rw("scavenge_generation", &Snapshot::scavenge_generation)
       .def_rw("free_high_water", &Snapshot::free_high_water)
@@ -52,9 +53,10 @@ void bind_snapshot(nb::module_& m) {
            [](Snapshot& self, std::uint64_t base, std::uint64_t pages, std::uint8_t kind,
               go::SpanClass span_class, std::uint32_t nelems, std::uint32_t freeindex,
               std::uint32_t alloc_count, std::uint32_t alloc_count_before_cache,
-              std::vector<std::uint64_t> alloc_bits) {
+              std::uint8_t page_marked, std::vector<std::uint64_t> alloc_bits) {
              self.spans.push_back({base, pages, static_cast<Snapshot::SpanKind>(kind), span_class, nelems,
-                                   freeindex, alloc_count, alloc_count_before_cache, std::move(alloc_bits)});
+                                   freeindex, alloc_count, alloc_count_before_cache, page_marked != 0,
+                                   std::move(alloc_bits)});
            })
       .def("add_processor",
            [](Snapshot& self, std::uint64_t base, std::uint64_t cache, std::uint64_t scavenged,
@@ -168,7 +170,7 @@ NB_MODULE(_go, m) {
       .def("processors", &processors_of)
       .def("central", &central_of)
       .def("record_cycles", [](Replay& self, bool on) { self.allocator().record_cycles(on); })
-      .def("cycle_history", [](const Replay& self) { return self.allocator().cycle_history(); })
+      .def("take_cycles", [](Replay& self) { return self.allocator().take_cycles(); })
       .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {
         self.allocator().set_stack_scans(std::move(bytes));
       });

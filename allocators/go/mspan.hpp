@@ -43,6 +43,7 @@ struct alignas(64) Span {
   SpanState state = SpanState::kDead;
   bool startup = false;  // Stood in the start snapshot.
   bool cached = false;   // In some P's mcache.
+  bool startup_page_marked = false;  // By its start-up objects alone.
 
   std::size_t words() const { return (nelems + std::size_t{63}) / 64; }
   std::span<std::uint64_t> alloc_bits() const { return {bits, words()}; }

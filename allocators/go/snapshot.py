@@ -33,6 +33,7 @@ NATIVE_SCALARS = (
     "sweep_dist_min_trigger",
     "finalizer_bytes",
     "pages_swept",
+    "root_work",
     "scavenge_goal",
     "scavenge_generation",
     "free_high_water",
@@ -55,6 +56,7 @@ class SpanRecord:
     freeindex: int
     alloc_count: int
     alloc_count_before_cache: int  # Of a cached span: what the statistics have counted of it.
+    page_marked: int  # Whether the last cycle noted on the span's first page that something in it is marked.
     alloc_bits: list[int]  # As the last sweep left them; slots below freeindex are allocated besides.
 
 

@@ -179,7 +179,10 @@ class Sweeper final : public Reclaims, public Sweeps {
   // it cannot free.
   bool page_marked(const Span& span) const {
     if (!uses_inline_marks(heap_.greentea(), span.element_bytes)) return span.mark_count > 0;
-    return !is_noscan(span.span_class) && span.mark_count >= 2;
+    if (is_noscan(span.span_class)) return false;
+    // Objects of the process itself may hang on one another, and be marked one at a time.
+    const bool of_program = span.mark_count > span.startup_count;
+    return of_program ? span.mark_count >= 2 : span.startup_page_marked;
   }
 
   Mheap& heap_;

@@ -27,6 +27,12 @@ class Insertion(NamedTuple):
 INSERTIONS = (
     # gcStart: the cycle is certain to begin, and the trigger's heap is still as it was.
     Insertion("mgc.go", "\twork.cycles.Add(1)\n", "\tharnessCycleStart()\n"),
+    # markroot: a stack is to be scanned, after all other roots.
+    Insertion(
+        "mgcmark.go",
+        "\t\t// the rest is scanning goroutine stacks\n",
+        "\t\tharnessGlobalsMarked(gcw)\n",
+    ),
     # gcMark: marking has ended, and work buffers are still held.
     Insertion("mgc.go", "\tgcController.resetLive(work.bytesMarked)\n", "\tharnessMarking()\n"),
     # gcMarkTermination: live bytes are the marked ones, and the goal is not set yet.

@@ -101,6 +101,7 @@ class RuntimeProcess:
                 f"-hold-back={_HELD_BACK[collector]}",
                 f"-spare-threads={spare_threads}",
                 f"-pin={str(self._pins).lower()}",
+                f"-fill={str(collector == 'lazy' and self._greentea).lower()}",
             ]
             with shared.open("w+b") as file:
                 file.truncate(capacity * (RECORD.itemsize + 8) + _STATE_BYTES)

@@ -33,6 +33,7 @@ SCALARS = (
     "sweep_done",
     "finalizer_bytes",
     "pages_swept",
+    "root_work",
     "scavenge_goal",
     "scavenge_generation",
     "free_high_water",
@@ -50,6 +51,7 @@ SPAN = (
     "freeindex",
     "alloc_count",
     "alloc_count_before_cache",
+    "page_marked",
     "words",
 )
 

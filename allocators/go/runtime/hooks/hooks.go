@@ -1,6 +1,6 @@
 // Added to package runtime by overlay.py: lets the replayer read the heap's state without disturbing it, move
 // between Ps, and hold back the two workers that the clock drives. overlay.py inserts the calls of harnessCycleStart,
-// harnessMarking and harnessMarked and the tests of harnessHeldBack into copies of the runtime's own files.
+// harnessGlobalsMarked, harnessMarking and harnessMarked and the tests of harnessHeldBack into copies of the runtime's own files.
 //
 // Nothing here allocates: words go to memory that the replayer has mapped.
 package runtime
@@ -73,6 +73,36 @@ func harnessMarking() {
 	}
 }
 
+// How many objects were in the work buffers when the last cycle before harnessStopRecordingRoots had marked what globals
+// point at, and came to the stacks: these take two buffers for themselves, and that is when most are in use.
+var (
+	harnessRootCycle      uint64 // The cycle that is recorded, counted from 1.
+	harnessRootsRecording = true
+	harnessRootWork       uint64
+)
+
+//go:linkname harnessStopRecordingRoots main.harnessStopRecordingRoots
+func harnessStopRecordingRoots() { harnessRootsRecording = false }
+
+//go:nosplit
+func harnessGlobalsMarked(gcw *gcWork) {
+	if !harnessRootsRecording || harnessRootCycle == harnessCycleCount+1 {
+		return
+	}
+	harnessRootCycle = harnessCycleCount + 1
+	harnessRootWork = 0
+	for _, buffer := range [...]*workbuf{gcw.wbuf1, gcw.wbuf2} {
+		if buffer != nil {
+			harnessRootWork += uint64(buffer.nobj)
+		}
+	}
+}
+
+func harnessPageMarked(s *mspan) bool {
+	arena, index, mask := pageIndexOf(s.base())
+	return arena.pageMarks[index]&mask != 0
+}
+
 // harnessTakeCycles copies what the cycles since the last call found, and returns how many there were.
 //
 //go:linkname harnessTakeCycles main.harnessTakeCycles
@@ -88,6 +118,20 @@ func harnessTakeCycles(to []uint64) int {
 //
 //go:linkname harnessHeapInUse main.harnessHeapInUse
 func harnessHeapInUse() uint64 { return uint64(gcController.heapInUse.load()) }
+
+// harnessFreeScanSlots returns how many slots the spans of a size class have free for objects with pointers, and how
+// large these are; 0 where there is no such span.
+//
+//go:linkname harnessFreeScanSlots main.harnessFreeScanSlots
+func harnessFreeScanSlots(class uint8) (size uintptr, free int) {
+	for _, s := range mheap_.allspans {
+		if s.state.get() == mSpanInUse && s.spanclass == makeSpanClass(class, false) {
+			size = s.elemsize
+			free += int(s.nelems) - int(s.allocCount)
+		}
+	}
+	return size, free
+}
 
 // Words into mapped memory; what does not fit is counted and not written.
 type harnessWriter struct {
@@ -170,7 +214,7 @@ func (w *harnessWriter) scalars() {
 	w.put(uint64(h.sweepgen), uint64(h.curArena.end), c.heapInUse.load(), c.heapFree.load(), c.heapReleased.load())
 	w.put(c.heapLive.Load(), c.heapMarked, c.totalAlloc.Load(), c.totalFree.Load(), c.mappedReady.Load())
 	w.put(trigger, goal, c.globalsScan.Load(), c.lastStackScan.Load(), c.lastHeapGoal)
-	w.put(c.sweepDistMinTrigger.Load(), harnessBit(isSweepDone()), finalizers, mheap_.pagesSwept.Load())
+	w.put(c.sweepDistMinTrigger.Load(), harnessBit(isSweepDone()), finalizers, mheap_.pagesSwept.Load(), harnessRootWork)
 	w.put(scavenge.gcPercentGoal.Load(), uint64(h.pages.scav.index.gen), uint64(high), uint64(search))
 	w.fill(at, uint64(w.count-first))
 }
@@ -190,7 +234,7 @@ func harnessSpanKind(s *mspan) uint64 {
 	return 1
 }
 
-// Nine words a span, then the allocation bits of all of them.
+// Ten words a span, then the allocation bits of all of them.
 func (w *harnessWriter) spans() {
 	at := w.reserve()
 	n := uint64(0)
@@ -202,11 +246,11 @@ func (w *harnessWriter) spans() {
 		n++
 		w.put(uint64(s.base()), uint64(s.npages), harnessSpanKind(s), uint64(s.spanclass))
 		if state == mSpanManual {
-			w.put(0, 0, 0, 0, 0)
+			w.put(0, 0, 0, 0, 0, 0)
 			continue
 		}
 		w.put(uint64(s.nelems), uint64(s.freeindex), uint64(s.allocCount), uint64(s.allocCountBeforeCache))
-		w.put((uint64(s.nelems) + 63) / 64)
+		w.put(harnessBit(harnessPageMarked(s)), (uint64(s.nelems)+63)/64)
 	}
 	w.fill(at, n)
 	at = w.reserve()

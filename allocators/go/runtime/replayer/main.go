@@ -24,6 +24,8 @@ func harnessSettled() bool
 func harnessHoldBack(bits uint32)
 func harnessTakeCycles(to []uint64) int
 func harnessHeapInUse() uint64
+func harnessFreeScanSlots(class uint8) (size uintptr, free int)
+func harnessStopRecordingRoots()
 
 //go:linkname mallocgc runtime.mallocgc
 func mallocgc(size uintptr, typ unsafe.Pointer, needzero bool) unsafe.Pointer
@@ -118,6 +120,25 @@ func makeSpareThreads(count int) {
 	made.Wait()
 	close(done)
 	ended.Wait()
+}
+
+// Objects of 16 to 512 bytes: spans of others keep their marks elsewhere.
+const firstClassWithMarks, lastClassWithMarks = 2, 26
+
+// Objects that stand where the trace's would else stand beside the runtime's own.
+var fillers [1 << 13]unsafe.Pointer
+
+// fillStartSpans takes the free slots of spans of objects with pointers that green tea marks inside of the span. In which
+// order those objects are marked depends on what they hang on, and that decides when a lazy sweep comes to the span.
+func fillStartSpans() {
+	filled := 0
+	for class := uint8(firstClassWithMarks); class <= lastClassWithMarks; class++ {
+		size, free := harnessFreeScanSlots(class)
+		for range free {
+			fillers[filled] = mallocgc(size, scanType, true)
+			filled++
+		}
+	}
 }
 
 // collect lets the background sweeper finish too: it frees the work buffers after the collection has returned.
@@ -218,6 +239,7 @@ func main() {
 	capacity := flag.Int("events", 0, "how many events it has room for")
 	holdBack := flag.Uint("hold-back", 0, "1: no background sweeper, 2: no background scavenger, 3: neither")
 	spareThreads := flag.Int("spare-threads", 0, "threads to make before the replay")
+	fill := flag.Bool("fill", false, "leave no free slot in a span that keeps its marks itself")
 	pin := flag.Bool("pin", false, "carry out each allocation on the P that its event names")
 	flag.Parse()
 	// The heap profiler samples at random and hangs records on objects.
@@ -232,7 +254,13 @@ func main() {
 		time.Sleep(5 * time.Millisecond)
 	}
 	harnessHoldBack(uint32(*holdBack))
-	collect()
+	if *fill {
+		fillStartSpans()
+	}
+	// From where the trace will run, so that the stacks hold what they will hold.
+	s.events[0] = record{op: opCollect}
+	replay(s.events[:1], s.answers, false)
 	harnessTakeCycles(nil)
+	harnessStopRecordingRoots()
 	serve(s, &command, &answer, *pin)
 }
