@@ -10,17 +10,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness import __version__
 from harness.errors import HarnessError
 
+if TYPE_CHECKING:
+    from harness.trace import Noscan
+
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 
 _format = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+)
+
+_noscan = click.option(
+    "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
 )
 
 
@@ -168,9 +175,7 @@ def generate(output: str, **parameters: Any) -> None:
 @click.option(
     "--samples", type=click.IntRange(min=0), default=200, show_default=True, help="Samples over the trace."
 )
-@click.option(
-    "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
-)
+@_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
@@ -200,17 +205,12 @@ def replay(
     from harness.replay import Settings
     from harness.replay import replay as run
     from harness.results import Environment, TraceRuns
-    from harness.trace import BATCH_EVENTS, Noscan
+    from harness.trace import BATCH_EVENTS
 
     specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
     if placements and len(specs) * len(traces) != 1:
         raise click.UsageError("--placements needs one trace and one allocator: choose it with -a")
-    try:
-        chosen = Noscan.parse(noscan)
-    except ValueError as error:
-        raise click.UsageError(
-            f"--noscan {noscan}: expected all, none or a fraction between 0 and 1"
-        ) from error
+    chosen = _chosen_noscan(noscan)
     if stats_text and form not in ("table", "markdown", "json"):
         raise click.UsageError(f"--stats-text has no place in {form}; it goes with table, markdown and json")
     if stats_text and not any(hasattr(spec.factory, "stats_text") for spec in specs):
@@ -270,6 +270,7 @@ def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) 
     show_default=True,
     help="How often everything is compared between the first event and the last.",
 )
+@_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 def conform(
@@ -278,6 +279,7 @@ def conform(
     against: str | None,
     script: str | None,
     checkpoints: int,
+    noscan: str | None,
     form: str,
     output: str | None,
 ) -> int:
@@ -287,6 +289,7 @@ def conform(
     from harness.conform import conform as run
 
     specs = find(allocator)
+    chosen = _chosen_noscan(noscan)
     reports = []
     for spec in specs:
         for trace in traces:
@@ -298,6 +301,7 @@ def conform(
                         against=against,
                         script=script,
                         checkpoints=checkpoints,
+                        noscan=chosen,
                         progress=progress,
                     )
                 )
@@ -326,6 +330,17 @@ def classes(allocator: str, form: str) -> None:
         click.echo(report.rows_csv(rows), nl=False)
     else:
         click.echo(report.class_table(rows, form))
+
+
+def _chosen_noscan(text: str | None) -> Noscan:
+    from harness.trace import Noscan
+
+    try:
+        return Noscan.parse(text)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--noscan {text}: expected all, none or a fraction between 0 and 1"
+        ) from error
 
 
 def _with(method: str) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from harness.allocator import ALLOC, CALLOC, OP_NAMES, REALLOC, EventBatch, Spec
 from harness.errors import AllocatorError, HarnessError
-from harness.trace import Progress, TraceReader, unnoticed
+from harness.trace import AS_IT_STANDS, Noscan, Progress, TraceReader, unnoticed
 
 ENTRY_POINT_GROUP = "harness.conformance"
 
@@ -125,6 +126,7 @@ def conform(
     against: str | None = None,
     script: str | None = None,
     checkpoints: int = 20,
+    noscan: Noscan = AS_IT_STANDS,
     progress: Progress = unnoticed,
 ) -> Report:
     """Compare a backend's model with the real thing on a trace.
@@ -141,9 +143,10 @@ def conform(
             f"{late.where}: after event {late.after_event}, expected at most the trace's {reader.events}"
         )
     stops = [k * reader.events // (checkpoints + 1) for k in range(1, checkpoints + 1)]
-    model, truth = make(spec.options, against, reader.checked)
+    events = partial(reader.checked, noscan)
+    model, truth = make(spec.options, against, events)
     with closing(truth), closing(model):
-        report = compare(reader.checked(), model, truth, calls=calls, checkpoints=stops, progress=progress)
+        report = compare(events(), model, truth, calls=calls, checkpoints=stops, progress=progress)
     report.trace = path
     return report
 

@@ -1,4 +1,4 @@
-"""Traces for the model of the Go heap, and the comparison of the model with what the real runtime did.
+"""Traces for the model of the Go heap, and kept runs of the real runtime over them.
 
 Traces are made with integers only, so that every machine makes the same ones.
 """
@@ -9,13 +9,14 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allocators.go import Go
-from allocators.go.snapshot import HEAP, Snapshot
+from allocators.go.snapshot import Snapshot
 from harness.allocator import ALLOC, FREE, GC, EventBatch
 from harness.native._native import Checker
 
@@ -99,68 +100,23 @@ SHAPES: dict[str, Callable[[], list[Row]]] = {
     "tiny": lambda: churn(1, 40_000, boundary_size, noscan_of_256=180),
     "pareto": lambda: churn(2, 60_000, pareto_size),
     "four_ps": lambda: churn(3, 40_000, pareto_size, threads=4),
+    "stopped": lambda: churn(4, 40_000, boundary_size, frees_of_256=118),
+    "lazy": lambda: churn(6, 40_000, boundary_size, frees_of_256=118),
 }
-PROCS = {"tiny": 1, "pareto": 1, "four_ps": 4}
 
-# What both sides count; goal and trigger too, where GOGC is on.
-SCALARS = (
-    "heap_in_use",
-    "heap_free",
-    "heap_released",
-    "heap_live",
-    "heap_marked",
-    "total_alloc",
-    "total_free",
-)
-
-
-def model_from(start: Snapshot, folder: Path, **options: Any) -> Go:
-    """The model, beginning where a real process stood."""
-    path = folder / "start.json"
-    path.write_text(json.dumps(start.to_json()))
-    model = Go(start="snapshot", snapshot=str(path), **options)
-    model.native.record_placements(True)
-    model.native.record_cycles(True)
-    return model
+# Collections of the kept runs, and how the model is told of them.
+GOLDEN: dict[str, dict[str, Any]] = {
+    "tiny": {"gogc": "off"},
+    "pareto": {"gogc": "off"},
+    "four_ps": {"gogc": "off", "procs": 4},
+    "stopped": {"sweep": "stopped", "procs": 1},
+    "lazy": {"sweep": "lazy", "procs": 1},
+}
 
 
 def feed(model: Go, batch: EventBatch, stops: Sequence[int] = ()) -> np.ndarray:
     """Replay a batch; rows of samples."""
     return model.feed(batch, np.array(stops, np.int64))
-
-
-def differing_addresses(model: Go, addresses: np.ndarray) -> np.ndarray:
-    """Ordinals of the allocations that the model placed elsewhere; objects of 0 bytes have no address."""
-    _, placed, has_address = model.native.take_placements()
-    assert len(placed) == len(addresses)
-    return np.flatnonzero((has_address == 1) & (placed != addresses))
-
-
-def model_spans(model: Go) -> list[tuple[int, ...]]:
-    """(base, pages, whether the runtime's own, span class, allocated slots), by address."""
-    spans = model.native.spans()
-    return sorted(
-        zip(
-            *(spans[name].tolist() for name in ("base", "pages", "manual", "span_class", "alloc_count")),
-            strict=True,
-        )
-    )
-
-
-def real_spans(state: Snapshot) -> list[tuple[int, ...]]:
-    """The same of a real process."""
-    return [(s.base, s.pages, int(s.kind != HEAP), s.span_class, s.alloc_count) for s in state.spans]
-
-
-def assert_same_heap(model: Go, state: Snapshot, scalars: Sequence[str] = SCALARS) -> None:
-    """Every span, every page and every count."""
-    found = model.native.state()
-    assert {name: found[name] for name in scalars} == {name: state.scalars[name] for name in scalars}
-    assert model_spans(model) == real_spans(state)
-    chunks = model.native.chunks()
-    assert chunks["base"].tolist() == [chunk.base for chunk in state.chunks]
-    assert chunks["taken"].tolist() == [word for chunk in state.chunks for word in chunk.taken]
-    assert chunks["scavenged"].tolist() == [word for chunk in state.chunks for word in chunk.scavenged]
 
 
 def digest_of(batch: EventBatch) -> str:
@@ -171,25 +127,41 @@ def digest_of(batch: EventBatch) -> str:
     return digest.hexdigest()
 
 
-def save_golden(path: Path, batch: EventBatch, run: Run) -> None:
-    """Keep a run of the real runtime: where it began, every address, how it ended."""
-    np.savez_compressed(
-        path,
-        digest=np.array(digest_of(batch)),
-        start=np.frombuffer(json.dumps(run.start.to_json()).encode(), np.uint8),
-        address_steps=np.diff(run.addresses.astype(np.int64), prepend=0),
-        end_scalars=np.frombuffer(json.dumps(run.end.scalars).encode(), np.uint8),
-        end_spans=np.array(real_spans(run.end), np.int64),
-    )
+@dataclass
+class Golden:
+    """A run of the real runtime: where it began, every answer, what it fed, how it ended."""
 
+    digest: str
+    start: Snapshot
+    answers: np.ndarray
+    scans: list[int]
+    cycles: np.ndarray
+    heap: dict[str, int]
+    spans: np.ndarray
 
-def load_golden(path: Path) -> tuple[str, Snapshot, np.ndarray, dict[str, int], list[tuple[int, ...]]]:
-    """Return digest of the trace, start, addresses, scalars and spans at the end."""
-    with np.load(path) as kept:
-        return (
-            str(kept["digest"]),
-            Snapshot.from_json(json.loads(kept["start"].tobytes())),
-            np.cumsum(kept["address_steps"]).astype(np.uint64),
-            json.loads(kept["end_scalars"].tobytes()),
-            [tuple(row) for row in kept["end_spans"].tolist()],
+    def save(self, path: Path) -> None:
+        """Write it."""
+        np.savez_compressed(
+            path,
+            digest=np.array(self.digest),
+            start=np.frombuffer(json.dumps(self.start.to_json()).encode(), np.uint8),
+            address_steps=np.diff(self.answers.astype(np.int64), prepend=0),
+            scans=np.array(self.scans, np.uint64),
+            cycles=self.cycles,
+            heap=np.frombuffer(json.dumps(self.heap).encode(), np.uint8),
+            spans=self.spans,
         )
+
+    @classmethod
+    def load(cls, path: Path) -> Golden:
+        """Read what save() wrote."""
+        with np.load(path) as kept:
+            return cls(
+                str(kept["digest"]),
+                Snapshot.from_json(json.loads(kept["start"].tobytes())),
+                np.cumsum(kept["address_steps"]).astype(np.uint64),
+                kept["scans"].tolist(),
+                kept["cycles"],
+                json.loads(kept["heap"].tobytes()),
+                kept["spans"],
+            )

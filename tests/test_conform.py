@@ -168,7 +168,7 @@ class Entry:
         self._subjects = model, truth
 
     def load(self):
-        return lambda options, against: self._subjects
+        return lambda options, against, events: self._subjects
 
 
 @pytest.fixture
@@ -243,5 +243,5 @@ def test_a_backend_without_a_real_thing_says_which_have_one(trace):
     done = harness("conform", "ideal", trace)
     assert done.returncode == 2
     assert done.stderr == (
-        "harness: ideal cannot be held against a real allocator; those that can: tcmalloc\n"
+        "harness: ideal cannot be held against a real allocator; those that can: go, tcmalloc\n"
     )

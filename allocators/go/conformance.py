@@ -85,7 +85,7 @@ def subjects(
             "greentea": "on" if start.greentea else "off",
             "procs": procs,
         }
-        return Model({**options, **chosen}, start, scans), Runtime(process, scans)
+        return Model({**options, **chosen}, start, scans), Runtime(process, start, scans)
     except BaseException:
         process.close()
         raise
@@ -202,9 +202,12 @@ class Model:
 class Runtime:
     """The real runtime in its process."""
 
-    def __init__(self, process: RuntimeProcess, scans: queue.SimpleQueue[list[int] | None]) -> None:
+    def __init__(
+        self, process: RuntimeProcess, start: Snapshot, scans: queue.SimpleQueue[list[int] | None]
+    ) -> None:
+        self.start = start
+        self.scans = scans
         self._process = process
-        self._scans = scans
         self._paced = process.collector != "explicit"
         self._cycles: list[tuple[int, int, int]] = []
         self.name = process.name
@@ -220,7 +223,7 @@ class Runtime:
             self._cycles += zip(*(cycles[name].tolist() for name in columns), strict=True)
             scans = cycles["stack_scan"].tolist()
         finally:
-            self._scans.put(scans)
+            self.scans.put(scans)
         return np.concatenate(answers) if answers else np.zeros(0, np.uint64)
 
     def call(self, call: Call) -> None:
@@ -236,7 +239,15 @@ class Runtime:
         spans["runtime's own"] = rows[:, 2] != HEAP
         pages = _pages(heap.chunks[:, 0], heap.chunks[:, 1:9].ravel(), heap.chunks[:, 9:17].ravel())
         processors = [
-            (p.number, p.page_cache_base, p.page_cache, p.page_cache_scavenged, p.tiny, p.tiny_offset, p.cached)
+            (
+                p.number,
+                p.page_cache_base,
+                p.page_cache,
+                p.page_cache_scavenged,
+                p.tiny,
+                p.tiny_offset,
+                p.cached,
+            )
             for p in heap.processors
         ]
         cycles, self._cycles = self._cycles, []
@@ -251,7 +262,9 @@ def _pages(
     chunks: NDArray[np.uint64], taken: NDArray[np.uint64], scavenged: NDArray[np.uint64]
 ) -> NDArray[Any]:
     rows = np.zeros(len(taken), _PAGES)
-    rows["pages from"] = (chunks[:, None] + np.arange(8, dtype=np.uint64) * np.uint64(64 * PAGE_BYTES)).ravel()
+    rows["pages from"] = (
+        chunks[:, None] + np.arange(8, dtype=np.uint64) * np.uint64(64 * PAGE_BYTES)
+    ).ravel()
     rows["taken"] = taken
     rows["scavenged"] = scavenged
     return rows

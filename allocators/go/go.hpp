@@ -326,8 +326,8 @@ class Go {
     return records;
   }
 
-  // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans of
-  // work buffers.
+  // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans
+  // of work buffers.
   void record_cycles(bool on) { recording_cycles_ = on; }
   std::vector<std::array<std::uint64_t, 3>> take_cycles() { return std::exchange(cycle_history_, {}); }
 

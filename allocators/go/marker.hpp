@@ -53,8 +53,8 @@ inline void mark_slot(Span& span, std::uint32_t slot, MarkWork& work) {
 }
 
 // Spans of work buffers that marking needs where the roots point at every object directly: 253 objects a
-// buffer, 16 buffers a span (mgcwork.go: _WorkbufSize 2 KiB, workbufAlloc 32 KiB), and two buffers more for the
-// stack that is scanned when all these objects are queued (mgcstack.go: stackWorkBuf, stackObjectBuf).
+// buffer, 16 buffers a span (mgcwork.go: _WorkbufSize 2 KiB, workbufAlloc 32 KiB), and two buffers more for
+// the stack that is scanned when all these objects are queued (mgcstack.go: stackWorkBuf, stackObjectBuf).
 inline std::uint64_t work_buffer_spans(std::uint64_t queued_objects) {
   const std::uint64_t buffers = (queued_objects + 252) / 253 + 2;
   return (buffers + 15) / 16;

@@ -52,8 +52,8 @@ void bind_snapshot(nb::module_& m) {
       .def("add_span",
            [](Snapshot& self, std::uint64_t base, std::uint64_t pages, std::uint8_t kind,
               go::SpanClass span_class, std::uint32_t nelems, std::uint32_t freeindex,
-              std::uint32_t alloc_count, std::uint32_t alloc_count_before_cache,
-              std::uint8_t page_marked, std::vector<std::uint64_t> alloc_bits) {
+              std::uint32_t alloc_count, std::uint32_t alloc_count_before_cache, std::uint8_t page_marked,
+              std::vector<std::uint64_t> alloc_bits) {
              self.spans.push_back({base, pages, static_cast<Snapshot::SpanKind>(kind), span_class, nelems,
                                    freeindex, alloc_count, alloc_count_before_cache, page_marked != 0,
                                    std::move(alloc_bits)});
@@ -121,7 +121,8 @@ nb::dict chunks_of(const Replay& replay) {
   return columns;
 }
 
-// Tuples: number, page cache at, free, scavenged pages, tiny block, its offset, cached span of each span class.
+// Tuples: number, page cache at, free, scavenged pages, tiny block, its offset, cached span of each span
+// class.
 nb::list processors_of(const Replay& replay) {
   nb::list rows;
   for (go::Snapshot::Processor& p : replay.allocator().processors()) {

@@ -41,8 +41,8 @@ struct alignas(64) Span {
   std::uint16_t mark_count = 0;
   SpanClass span_class = 0;
   SpanState state = SpanState::kDead;
-  bool startup = false;  // Stood in the start snapshot.
-  bool cached = false;   // In some P's mcache.
+  bool startup = false;              // Stood in the start snapshot.
+  bool cached = false;               // In some P's mcache.
   bool startup_page_marked = false;  // By its start-up objects alone.
 
   std::size_t words() const { return (nelems + std::size_t{63}) / 64; }

@@ -68,7 +68,8 @@ struct Snapshot {
   std::uint64_t sweep_dist_min_trigger = 0;
   std::uint64_t finalizer_bytes = 0;  // Objects with finalizers or cleanups: marked twice.
   std::uint64_t pages_swept = 0;
-  std::uint64_t root_work = 0;  // Objects in work buffers when the last cycle had marked what globals point at.
+  std::uint64_t root_work =
+      0;  // Objects in work buffers when the last cycle had marked what globals point at.
   std::uint64_t scavenge_goal = 0;
   std::uint32_t scavenge_generation = 0;
   std::uint64_t free_high_water = 0;  // Addresses; 0 for none.

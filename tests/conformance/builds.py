@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SOURCES = Path(__file__).parents[2] / "allocators" / "tcmalloc"
+ALLOCATORS = Path(__file__).parents[2] / "allocators"
 
 _PROJECT = """\
 cmake_minimum_required(VERSION 3.18...4.0)

@@ -7,7 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.builds import SOURCES, build
+from conformance.builds import ALLOCATORS, build
+from tabulate import tabulate
 
 LEAST_SHARE = 0.95
 
@@ -25,12 +26,13 @@ class Lines:
         return len(self.taken) / max(1, len(self.taken) + len(self.missed))
 
 
-def build_instrumented(folder: Path) -> Path:
-    """Return the model as a module that counts the lines that it takes."""
-    return build(folder, {"instrumented": SOURCES}, ["--coverage", "-O0"])["instrumented"]
+def build_instrumented(folder: Path, allocator: str) -> Path:
+    """Return an allocator's model as a module that counts the lines that it takes."""
+    sources = {"instrumented": ALLOCATORS / allocator}
+    return build(folder, sources, ["--coverage", "-O0"])["instrumented"]
 
 
-def lines_taken(folder: Path) -> dict[str, Lines]:
+def lines_taken(folder: Path, allocator: str) -> dict[str, Lines]:
     """Return the lines of every tier, after all processes that loaded the module have ended."""
     counts: dict[str, dict[int, int]] = {}
     for notes in sorted((folder / "build").rglob("*.gcda")):
@@ -39,7 +41,7 @@ def lines_taken(folder: Path) -> dict[str, Lines]:
         for document in filter(None, done.stdout.splitlines()):
             for each in json.loads(document)["files"]:
                 path = Path(each["file"]).resolve()
-                if path.parent != SOURCES.resolve() or path.suffix != ".hpp":
+                if path.parent != (ALLOCATORS / allocator).resolve() or path.suffix != ".hpp":
                     continue
                 lines = counts.setdefault(path.name, {})
                 for line in each["lines"]:
@@ -68,3 +70,14 @@ def missed_text(lines: Lines) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def coverage_table(lines: dict[str, Lines]) -> str:
+    """Return one line a tier, with the lines that were not taken."""
+    rows: list[tuple[object, ...]] = [
+        (name, len(each.taken), len(each.taken) + len(each.missed), 100 * each.share, missed_text(each))
+        for name, each in lines.items()
+    ]
+    taken, held = sum(len(e.taken) for e in lines.values()), sum(len(e.missed) for e in lines.values())
+    rows.append(("all tiers", taken, taken + held, 100 * total(lines), ""))
+    return tabulate(rows, ("file", "lines taken", "of", "%", "not taken"), floatfmt=".1f")

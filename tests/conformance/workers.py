@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from conformance.cases import Case, Outcome
+from conformance.outcome import Case, Outcome
+from tqdm import tqdm
 
 PROCESSES = 2
 
@@ -21,8 +21,8 @@ LONGEST_SECONDS = 1800
 
 
 class _Worker:
-    def __init__(self, module: Path | None, against: str | None) -> None:
-        command = [sys.executable, "-P", "-m", "conformance.worker"]
+    def __init__(self, allocator: str, module: Path | None, against: str | None) -> None:
+        command = [sys.executable, "-P", "-m", "conformance.worker", allocator]
         command += ["--module", str(module)] if module else []
         command += ["--against", against] if against else []
         tests = str(Path(__file__).parents[1])
@@ -41,7 +41,7 @@ class _Worker:
         clock = threading.Timer(LONGEST_SECONDS, self.process.kill)
         clock.start()
         try:
-            self.process.stdin.write(json.dumps(asdict(case)) + "\n")
+            self.process.stdin.write(f"{case}\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
@@ -49,7 +49,7 @@ class _Worker:
         finally:
             clock.cancel()
         if line:
-            return Outcome.decoded(json.loads(line))
+            return Outcome(**(json.loads(line) | {"case": case}))
         return Outcome(case, error=f"the process that ran it ended with status {self.process.wait()}")
 
     def end(self) -> None:
@@ -60,6 +60,7 @@ class _Worker:
 
 
 def run_cases(
+    allocator: str,
     cases: Sequence[Case],
     *,
     module: Path | None = None,
@@ -74,14 +75,14 @@ def run_cases(
     stop = threading.Event()
 
     def work() -> None:
-        worker = _Worker(module, against)
+        worker = _Worker(allocator, module, against)
         try:
             while not stop.is_set():
                 outcome = worker.run(waiting.get_nowait())
                 done.put(outcome)
                 if worker.process.poll() is not None:
                     worker.end()
-                    worker = _Worker(module, against)
+                    worker = _Worker(allocator, module, against)
                 if stop_at_difference and not outcome.passed:
                     stop.set()
         except queue.Empty:
@@ -105,3 +106,27 @@ def run_cases(
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def run_all(
+    allocator: str, cases: Sequence[Case], *, module: Path | None = None, against: str | None = None
+) -> list[Outcome]:
+    """Run cases, show how far it is, tell of each that fails as it comes; return the outcomes in order."""
+    order = {case: number for number, case in enumerate(cases)}
+    outcomes = []
+    # Long ones first, so that both processes end together.
+    started = sorted(cases, key=lambda case: not case.source.endswith(".parquet"))
+    with tqdm(total=len(cases), unit="trace", disable=not sys.stderr.isatty()) as bar:
+        for outcome in run_cases(allocator, started, module=module, against=against):
+            outcomes.append(outcome)
+            bar.update()
+            if not outcome.passed:
+                tqdm.write(_failure(allocator, outcome), file=sys.stdout)
+    return sorted(outcomes, key=lambda outcome: order[outcome.case])
+
+
+def _failure(allocator: str, outcome: Outcome) -> str:
+    lines = [f"FAILED {outcome.case}: {outcome.error or f'{outcome.differing} differences'}"]
+    lines += [f"  {example}" for example in outcome.examples]
+    lines.append(f"  alone: python tests/conformance/{allocator}/suite.py --case '{outcome.case}'")
+    return "\n".join(lines)

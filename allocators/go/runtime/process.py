@@ -1,4 +1,4 @@
-"""The real Go runtime in a process of its own, driven a batch at a time: the other side of replayer/main.go."""
+"""The real Go runtime in a process of its own, a batch at a time; see replayer/main.go."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ class RuntimeProcess:
         self._ps = _Ps(procs if self._pins else 1)
         self._capacity = capacity
         self._greentea = _has_greentea(toolchain, experiments)
-        self.name = f"{toolchain.version} {'with' if self._greentea else 'without'} green tea ({toolchain.go})"
+        self.name = (
+            f"{toolchain.version} {'with' if self._greentea else 'without'} green tea ({toolchain.go})"
+        )
         replayer, self._slots = build_replayer(toolchain, experiments, slots)
         with tempfile.TemporaryDirectory() as folder:
             shared = Path(folder) / "shared"
@@ -106,7 +108,7 @@ class RuntimeProcess:
             with shared.open("w+b") as file:
                 file.truncate(capacity * (RECORD.itemsize + 8) + _STATE_BYTES)
                 self._shared = mmap.mmap(file.fileno(), 0)
-            self._said = tempfile.TemporaryFile()
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115  # Closed with the process.
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -148,7 +150,9 @@ class RuntimeProcess:
         """Return the heap as it stands."""
         words, _, _ = self._ask(_STATE, 0)
         if words * 8 > _STATE_BYTES:
-            raise AllocatorError(f"a heap's state takes {words * 8} bytes, and there is room for {_STATE_BYTES}")
+            raise AllocatorError(
+                f"a heap's state takes {words * 8} bytes, and there is room for {_STATE_BYTES}"
+            )
         found = self._words(self._capacity * (RECORD.itemsize + 8), words)
         return read_state(found, self._toolchain.version, self._greentea)
 
@@ -206,7 +210,9 @@ class RuntimeProcess:
             status = self._child.wait()
             self._said.seek(0)
             said = self._said.read(_SAID_BYTES).decode(errors="replace").strip()
-            raise AllocatorError(f"the program of {self._toolchain.version} ended with status {status}: {said}")
+            raise AllocatorError(
+                f"the program of {self._toolchain.version} ended with status {status}: {said}"
+            )
         found: tuple[int, int, int] = _ANSWER.unpack(answer)
         return found
 

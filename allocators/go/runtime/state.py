@@ -91,11 +91,12 @@ class HeapState:
         """Return it as a start for the model."""
         ends = np.cumsum(self.spans[:, -1])
         spans = [
-            SpanRecord(*row[:-1], self.alloc_bits[end - row[-1] : end].tolist())
+            SpanRecord(*[*row[:-1], self.alloc_bits[end - row[-1] : end].tolist()])
             for row, end in zip(self.spans.tolist(), ends.tolist(), strict=True)
         ]
         chunks = [
-            ChunkRecord(row[0], row[1:9], row[9:17], *row[17:20], bool(row[20])) for row in self.chunks.tolist()
+            ChunkRecord(base, row[0:8], row[8:16], row[16], row[17], row[18], bool(row[19]))
+            for base, *row in self.chunks.tolist()
         ]
         spans.sort(key=lambda span: span.base)
         return Snapshot(self.go, self.greentea, self.scalars, spans, self.processors, self.central, chunks)
@@ -109,8 +110,7 @@ def read_state(words: NDArray[np.uint64], go_version: str, greentea: bool) -> He
     alloc_bits = reader.counted()
     processors = []
     for _ in reader.repeat():
-        head = reader.many(6).tolist()
-        processors.append(ProcessorRecord(*head, reader.counted().tolist()))
+        processors.append(ProcessorRecord(*[*reader.many(6).tolist(), reader.counted().tolist()]))
     central = [(reader.counted().tolist(), reader.counted().tolist()) for _ in reader.repeat()]
     chunks = reader.rows(CHUNK_WORDS)
     if reader.at != len(words):

@@ -1,93 +1,59 @@
-"""The model against the real Go runtime on this machine: every address, span, page and cycle."""
+"""The instrumented runtime in its process: what it answers, and what it refuses."""
 
-import functools
-
+import numpy as np
 import pytest
-from go_support import (
-    PROCS,
-    SCALARS,
-    SHAPES,
-    assert_same_heap,
-    batch_of,
-    boundary_size,
-    churn,
-    differing_addresses,
-    feed,
-    model_from,
-    pareto_size,
-)
+from go_support import batch_of, churn, pareto_size
 
-from allocators.go import Go
-from allocators.go.runtime import replay, start_snapshot
-
-# Sizes up to 400 KB, half of them around the rules that decide by size, or none large.
-SIZES = {
-    "pareto": pareto_size,
-    "boundaries": boundary_size,
-    "small": functools.partial(pareto_size, least=64, most=3000),
-}
+from allocators.go.runtime import RuntimeProcess, find_toolchain, slots_of, start_snapshot
+from harness.allocator import ALLOC, CALLOC, FREE, GC
+from harness.errors import AllocatorError
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_without_collections_every_address_is_the_real_one(name, toolchain, tmp_path):
-    batch = batch_of(SHAPES[name]())
-    run = replay([batch], toolchain=toolchain, procs=PROCS[name])
-    model = model_from(run.start, tmp_path, gogc="off", procs=PROCS[name], **version_of(run))
-    feed(model, batch)
-    assert differing_addresses(model, run.addresses).tolist() == []
-    assert_same_heap(model, run.end)
+def test_every_allocation_has_an_address_and_nothing_else_has(toolchain):
+    rows = [
+        (ALLOC, 0, 0, 100, False),
+        (CALLOC, 0, 1, 0, False),
+        (FREE, 0, 0, 0, False),
+        (GC, 0, 0, 0, False),
+        (ALLOC, 0, 0, 50_000, True),
+    ]
+    with RuntimeProcess(toolchain) as process:
+        found = process.replay(batch_of(rows))
+        cycles = process.cycles()
+    assert (found.addresses != 0).tolist() == [True, False, False, False, True]
+    assert found.in_use_bytes_mean > 100_000
+    assert len(cycles) == 1
+    assert cycles["heap_marked"][0] < cycles["heap_live"][0]
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-def test_explicit_collections_leave_the_heap_that_the_real_ones_leave(sizes, toolchain, tmp_path):
-    rows = churn(5, 60_000, SIZES[sizes], frees_of_256=120, noscan_of_256=160, collect_every=25_000)
-    batch = batch_of(rows)
-    run = replay([batch], toolchain=toolchain)
-    assert len(run.cycles) >= 3
-    model = model_from(run.start, tmp_path, gogc="off", **version_of(run))
-    feed(model, batch)
-    assert differing_addresses(model, run.addresses).tolist() == []
-    assert_same_heap(model, run.end)
+def test_batches_go_through_one_after_the_other(toolchain):
+    batch = batch_of(churn(1, 3_000, pareto_size))
+    with RuntimeProcess(toolchain, slots=slots_of([batch])) as process:
+        whole = process.replay(batch).addresses
+    with RuntimeProcess(toolchain, slots=slots_of([batch])) as process:
+        parts = [process.replay(batch.part(at, at + 700)).addresses for at in range(0, len(batch.op), 700)]
+    # Two processes may begin with other start-up objects: what is compared is that nothing was lost.
+    assert ((whole != 0) == (np.concatenate(parts) != 0)).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("gogc", [100, 50])
-@pytest.mark.parametrize("sweep", ["stopped", "lazy"])
-def test_automatic_collections_are_the_real_ones(sweep, gogc, sizes, toolchain, tmp_path):
-    batch = batch_of(churn(gogc, 120_000, SIZES[sizes], frees_of_256=122, noscan_of_256=160))
-    every = 20_000
-    run = replay([batch], toolchain=toolchain, collector=sweep, gogc=gogc, state_every=every)
-    assert len(run.cycles) >= 2
-    model = model_from(run.start, tmp_path, gogc=gogc, sweep=sweep, **version_of(run))
-    # The one input that the model cannot know: how much stack each cycle found in the replayer.
-    model.native.set_stack_scans([cycle.stack_scan for cycle in run.cycles])
-    scalars = (*SCALARS, "goal", "trigger")
-    for i, state in enumerate(run.states):
-        feed(model, batch.part(i * every, (i + 1) * every))
-        assert_same_heap(model, state, scalars)
-    feed(model, batch.part(len(run.states) * every, len(batch.op)))
-    assert_same_heap(model, run.end, scalars)
-    assert model.native.cycle_history() == [(cycle.heap_live, cycle.heap_marked) for cycle in run.cycles]
-    assert differing_addresses(model, run.addresses).tolist() == []
+def test_a_trace_with_more_objects_than_it_was_made_for_is_refused(toolchain):
+    batch = batch_of([(ALLOC, 0, i, 16, False) for i in range(2000)])
+    with RuntimeProcess(toolchain) as process, pytest.raises(AllocatorError, match="holds 1024 objects"):
+        process.replay(batch)
+    with RuntimeProcess(toolchain, capacity=10) as process, pytest.raises(AllocatorError, match="at most 10"):
+        process.replay(batch)
 
 
-def test_a_memory_limit_sets_the_goal_that_the_real_one_sets(toolchain, tmp_path):
-    batch = batch_of(churn(11, 40_000, pareto_size, frees_of_256=125))
-    every, limit = 5_000, 32 << 20  # So that the headroom is the least one, 1 MiB.
-    run = replay(
-        [batch], toolchain=toolchain, collector="stopped", gogc="off", memory_limit=limit, state_every=every
-    )
-    assert run.cycles == []
-    options = {"gogc": "off", "memory_limit": limit, "sweep": "stopped"}
-    model = model_from(run.start, tmp_path, **options, **version_of(run))
-    for i, state in enumerate(run.states):
-        feed(model, batch.part(i * every, (i + 1) * every))
-        assert_same_heap(model, state)
-        # What the model leaves out: the memory that the real runtime has taken for itself meanwhile.
-        grown = state.metadata_bytes - run.start.metadata_bytes
-        assert model.native.state()["goal"] - state.scalars["goal"] == grown
-    assert grown > 0
+def test_a_process_that_ends_is_told_of_in_one_line(toolchain):
+    with RuntimeProcess(toolchain) as process:
+        process._child.kill()
+        with pytest.raises(AllocatorError, match=r"the program of go1.* ended with status -9"):
+            process.state()
+
+
+def test_the_world_is_stopped_on_one_p_only(toolchain):
+    with pytest.raises(AllocatorError, match="set procs=1"):
+        RuntimeProcess(toolchain, procs=2, collector="lazy")
 
 
 def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
@@ -97,8 +63,6 @@ def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
     assert 20_000 < snapshot.scalars["heap_live"] < 100_000
 
 
-def version_of(run):
-    """The options that make a model of the toolchain's version."""
-    minor = run.start.go.removeprefix("go1.").partition(".")[0]
-    assert Go(version=f"1.{minor}").version == f"1.{minor}"
-    return {"version": f"1.{minor}"}
+def test_a_toolchain_that_is_none_is_named(tmp_path):
+    with pytest.raises(AllocatorError, match="cannot be run"):
+        find_toolchain(tmp_path / "go")

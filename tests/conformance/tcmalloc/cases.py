@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from conformance.shapes import LARGE_SHAPES, SHAPES, program
+from conformance.outcome import Outcome
+from conformance.tcmalloc.shapes import LARGE_SHAPES, SHAPES, program
 
 from allocators.library import LibraryProcess, find_tcmalloc
 from allocators.tcmalloc import Tcmalloc
@@ -20,7 +20,7 @@ from harness.conform import Call, compare
 from harness.errors import HarnessError
 from harness.trace import TraceReader
 
-RECORDED = sorted((Path(__file__).parents[2] / "traces").glob("*.parquet"))
+RECORDED = sorted((Path(__file__).parents[3] / "traces").glob("*.parquet"))
 
 # States are compared at so many moments of a trace, beside its start and its end.
 CHECKPOINTS = 12
@@ -68,35 +68,6 @@ class Case:
         return name if self.touch == "off" else f"touched pages: {self.touch}"
 
 
-@dataclass
-class Outcome:
-    """What a case found."""
-
-    case: Case
-    events: int = 0
-    checkpoints: int = 0
-    compared: dict[str, int] = field(default_factory=dict)  # Answers by aspect.
-    differing: int = 0
-    examples: list[str] = field(default_factory=list)
-    error: str = ""
-    seconds: float = 0
-    real: str = ""  # The library.
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was run to its end and nothing differs."""
-        return not self.differing and not self.error and self.events > 0
-
-    @classmethod
-    def decoded(cls, fields: dict[str, Any]) -> Outcome:
-        """Return what `asdict` made fields of."""
-        return cls(**(fields | {"case": Case(**fields["case"])}))
-
-    def encoded(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
-        return asdict(self)
-
-
 def random_cases(traces: int) -> list[Case]:
     """Return so many programs, of every shape as many, the first seed of every shape first."""
     names = list(SHAPES)
@@ -139,13 +110,7 @@ def _compare(case: Case, against: str | None, outcome: Outcome) -> None:
     stops = [(k + 1) * events // (CHECKPOINTS + 1) for k in range(CHECKPOINTS)]
     with closing(truth), closing(model):
         report = compare(batches, model, truth, calls=calls, checkpoints=stops)
-    outcome.events = report.events
-    outcome.checkpoints = report.checkpoints
-    outcome.real = report.truth
-    for aspect in report.aspects.values():
-        outcome.compared[aspect.name] = aspect.compared
-        outcome.differing += aspect.differing
-        outcome.examples += [f"{aspect.name}: {example}" for example in aspect.examples[:2]]
+    outcome.take(report)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The whole suite of the TCMalloc model against the real library, by one command.
 
-    python tests/conformance/suite.py [--traces 500] [--against LIBRARY]
+    python tests/conformance/tcmalloc/suite.py [--traces 500] [--against LIBRARY]
 
 runs the committed traces, random programs of every shape, touched pages and two large traces, with the
 instrumented model; prints a table and the line coverage of the tiers, and puts six faults into the model.
@@ -16,15 +16,15 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from conformance import canary
-from conformance.cases import Case, Outcome, random_cases, recorded_cases, touching_cases
-from conformance.line_coverage import LEAST_SHARE, Lines, build_instrumented, lines_taken, missed_text, total
-from conformance.shapes import LARGE_SHAPES
-from conformance.workers import run_cases
+from conformance.line_coverage import LEAST_SHARE, build_instrumented, coverage_table, lines_taken, total
+from conformance.outcome import Outcome
+from conformance.tcmalloc.cases import Case, random_cases, recorded_cases, touching_cases
+from conformance.tcmalloc.faults import CANARY
+from conformance.tcmalloc.shapes import LARGE_SHAPES
+from conformance.workers import run_all
 from tabulate import tabulate
-from tqdm import tqdm
 
 from harness.generation import generate
 
@@ -65,56 +65,6 @@ def table(outcomes: Iterable[Outcome]) -> str:
     return tabulate(lines, headers, intfmt=",", floatfmt=".1f")
 
 
-def coverage_table(lines: dict[str, Lines]) -> str:
-    """Return one line a tier, with the lines that were not taken."""
-    rows: list[tuple[object, ...]] = [
-        (name, len(each.taken), len(each.taken) + len(each.missed), 100 * each.share, missed_text(each))
-        for name, each in lines.items()
-    ]
-    taken, held = sum(len(e.taken) for e in lines.values()), sum(len(e.missed) for e in lines.values())
-    rows.append(("all tiers", taken, taken + held, 100 * total(lines), ""))
-    return tabulate(rows, ("file", "lines taken", "of", "%", "not taken"), floatfmt=".1f")
-
-
-def run(cases: list[Case], module: Path | None, against: str | None) -> list[Outcome]:
-    """Run cases and tell of each that fails as it comes."""
-    order = {case: number for number, case in enumerate(cases)}
-    outcomes = []
-    # Long ones first, so that both processes end together.
-    started = sorted(cases, key=lambda case: not case.source.endswith(".parquet"))
-    coming = run_cases(started, module=module, against=against)
-    with tqdm(total=len(cases), unit="trace", disable=not sys.stderr.isatty()) as bar:
-        for outcome in coming:
-            outcomes.append(outcome)
-            bar.update()
-            if not outcome.passed:
-                tqdm.write(failure(outcome), file=sys.stdout)
-    return sorted(outcomes, key=lambda outcome: order[outcome.case])
-
-
-def failure(outcome: Outcome) -> str:
-    """Return what differs in a case, and how to run it alone."""
-    lines = [f"FAILED {outcome.case}: {outcome.error or f'{outcome.differing} differences'}"]
-    lines += [f"  {example}" for example in outcome.examples]
-    lines.append(f"  alone: python tests/conformance/suite.py --case {outcome.case}")
-    return "\n".join(lines)
-
-
-def run_canary(cases: list[Case], against: str | None) -> bool:
-    """Say of each fault which case noticed it first, and return whether all were, and nothing without one."""
-    rows = []
-    passed = True
-    with tempfile.TemporaryDirectory() as folder:
-        for name, outcome in canary.results(Path(folder), cases, against):
-            passed &= (outcome is None) == (name == canary.NO_FAULT)
-            if outcome is None:
-                rows.append((name, "no case", ""))
-            else:
-                rows.append((name, outcome.case, (outcome.examples or [outcome.error])[0]))
-    print(tabulate(rows, ("fault", "noticed by", "first difference")), end="\n\n", flush=True)
-    return passed
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--traces", type=int, default=500, help="random programs")
@@ -136,7 +86,7 @@ def main() -> int:
 
 def run_some(arguments: argparse.Namespace) -> bool:
     """Run the cases that were asked for."""
-    outcomes = run(arguments.case, None, arguments.against)
+    outcomes = run_all("tcmalloc", arguments.case, against=arguments.against)
     print(table(outcomes))
     return all(outcome.passed for outcome in outcomes)
 
@@ -145,16 +95,16 @@ def run_suite(arguments: argparse.Namespace, folder: Path) -> bool:
     """Run everything and return whether it is as it should be."""
     cases = [*recorded_cases(), *random_cases(arguments.traces), *touching_cases()]
     cases += [] if arguments.no_large else large_cases(folder)
-    module = None if arguments.no_coverage else build_instrumented(folder / "instrumented")
-    outcomes = run(cases, module, arguments.against)
+    module = None if arguments.no_coverage else build_instrumented(folder / "instrumented", "tcmalloc")
+    outcomes = run_all("tcmalloc", cases, module=module, against=arguments.against)
     print(f"the model against {outcomes[0].real}\n\n{table(outcomes)}\n", flush=True)
     passed = all(outcome.passed for outcome in outcomes)
     if module:
-        lines = lines_taken(folder / "instrumented")
+        lines = lines_taken(folder / "instrumented", "tcmalloc")
         print(f"{coverage_table(lines)}\n", flush=True)
         passed &= total(lines) >= LEAST_SHARE
     if not arguments.no_canary:
-        passed &= run_canary(random_cases(FIXED_TRACES), arguments.against)
+        passed &= CANARY.run(random_cases(FIXED_TRACES), arguments.against)
     return passed
 
 

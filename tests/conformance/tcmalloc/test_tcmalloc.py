@@ -1,15 +1,24 @@
 """The TCMalloc model equals the installed libtcmalloc_minimal: the fixed part of the suite, and its canary.
 
-`python tests/conformance/suite.py` runs the whole.
+`python tests/conformance/tcmalloc/suite.py` runs the whole.
 """
 
 from __future__ import annotations
 
 import pytest
-from conformance import canary
-from conformance.cases import TOUCHES, TOUCHING, Case, random_cases, recorded_cases, run, touching_cases
-from conformance.shapes import SHAPES, TRANSFER_BATCHES, program
-from conformance.suite import FIXED_TRACES
+from conformance.canary import NO_FAULT
+from conformance.tcmalloc.cases import (
+    TOUCHES,
+    TOUCHING,
+    Case,
+    random_cases,
+    recorded_cases,
+    run,
+    touching_cases,
+)
+from conformance.tcmalloc.faults import CANARY
+from conformance.tcmalloc.shapes import SHAPES, TRANSFER_BATCHES, program
+from conformance.tcmalloc.suite import FIXED_TRACES
 from library_support import needs_tcmalloc
 
 pytestmark = pytest.mark.slow
@@ -59,18 +68,18 @@ def test_the_fixed_part_has_every_shape_with_several_transfer_batches():
 @pytest.fixture(scope="module")
 def faulty_models(tmp_path_factory):
     """The model built with each fault, by the faults' names."""
-    return canary.build_all(tmp_path_factory.mktemp("canary"))
+    return CANARY.build_all(tmp_path_factory.mktemp("canary"))
 
 
-@pytest.mark.parametrize("fault", [fault.name for fault in canary.FAULTS])
+@pytest.mark.parametrize("fault", [fault.name for fault in CANARY.faults])
 def test_a_fault_in_the_model_is_noticed(fault, faulty_models):
-    noticed = canary.first_difference(faulty_models[fault], RANDOM)
+    noticed = CANARY.first_difference(faulty_models[fault], RANDOM)
     assert noticed is not None
     assert noticed.differing > 0, noticed.error
 
 
 def test_without_a_fault_nothing_is_noticed(faulty_models):
-    assert canary.first_difference(faulty_models[canary.NO_FAULT], RANDOM[: len(SHAPES)]) is None
+    assert CANARY.first_difference(faulty_models[NO_FAULT], RANDOM[: len(SHAPES)]) is None
 
 
 def test_the_same_shape_and_seed_give_the_same_program():
