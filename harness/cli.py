@@ -275,6 +275,13 @@ def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) 
     show_default=True,
     help="How often everything is compared between the first event and the last.",
 )
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How often a real allocator is run that takes another course each time.",
+)
 @_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
@@ -284,6 +291,7 @@ def conform(
     against: str | None,
     script: str | None,
     checkpoints: int,
+    runs: int,
     noscan: str | None,
     form: str,
     output: str | None,
@@ -306,6 +314,7 @@ def conform(
                         against=against,
                         script=script,
                         checkpoints=checkpoints,
+                        runs=runs,
                         noscan=chosen,
                         progress=progress,
                     )

@@ -70,10 +70,24 @@ class Subject(Protocol):
         """End a process, if there is one."""
 
 
+class Unrepeatable(Protocol):
+    """A model, and a real thing that takes another course each time: compared by what whole runs come to."""
+
+    model_name: str
+    truth_name: str
+
+    def model(self) -> dict[str, float]:
+        """Return what the model comes to, by name; a name that ends in ``_bytes`` is in bytes."""
+
+    def run(self) -> dict[str, float]:
+        """Run the real thing once more; return what it came to, by the same names."""
+
+
 # Makes the model and the real thing from an allocator's options, the file of the real thing, where one is
 # given, and what yields the trace's events, for who has to know beforehand how much is coming.
 Subjects = Callable[
-    [Mapping[str, Any], str | None, Callable[[], Iterable[EventBatch]]], tuple[Subject, Subject]
+    [Mapping[str, Any], str | None, Callable[[], Iterable[EventBatch]]],
+    tuple[Subject, Subject] | Unrepeatable,
 ]
 
 
@@ -96,6 +110,25 @@ class Aspect:
             self.examples.append(example)
 
 
+# How far beyond what the real runs came to a model may lie.
+SPREAD_MARGIN = 0.05
+
+
+@dataclass
+class Spread:
+    """What the model comes to, beside what each run of the real thing came to."""
+
+    name: str
+    model: float
+    runs: list[float]
+    margin: float = SPREAD_MARGIN
+
+    @property
+    def within(self) -> bool:
+        """Whether the model lies between the least and the most of the runs, widened by the margin."""
+        return min(self.runs) * (1 - self.margin) <= self.model <= max(self.runs) * (1 + self.margin)
+
+
 @dataclass
 class Report:
     """What a comparison found."""
@@ -108,11 +141,13 @@ class Report:
     calls: int = 0
     gave_up: bool = False  # Whether it broke off after very many differences.
     aspects: dict[str, Aspect] = field(default_factory=dict)
+    spreads: list[Spread] = field(default_factory=list)  # Where the real thing does not repeat itself.
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing differs."""
-        return not any(aspect.differing for aspect in self.aspects.values())
+        """Whether nothing differs, and the model lies within every spread."""
+        differs = any(aspect.differing for aspect in self.aspects.values())
+        return not differs and all(spread.within for spread in self.spreads)
 
     def aspect(self, name: str) -> Aspect:
         """Return an aspect by its name, made if it is new."""
@@ -126,13 +161,15 @@ def conform(
     against: str | None = None,
     script: str | None = None,
     checkpoints: int = 20,
+    runs: int = 10,
     noscan: Noscan = AS_IT_STANDS,
     progress: Progress = unnoticed,
 ) -> Report:
     """Compare a backend's model with the real thing on a trace.
 
     Without `script`, the calls are those of a file beside the trace with the suffix ``.script``, if there is
-    one. TraceError and HarnessError for faults in these files, AllocatorError without the real thing.
+    one. `runs`: of a real thing that takes another course each time. TraceError and HarnessError for faults
+    in these files, AllocatorError without the real thing.
     """
     make = _find(spec.name)
     reader = TraceReader(path)
@@ -144,9 +181,17 @@ def conform(
         )
     stops = [k * reader.events // (checkpoints + 1) for k in range(1, checkpoints + 1)]
     events = partial(reader.checked, noscan)
-    model, truth = make(spec.options, against, events)
-    with closing(truth), closing(model):
-        report = compare(events(), model, truth, calls=calls, checkpoints=stops, progress=progress)
+    made = make(spec.options, against, events)
+    if isinstance(made, tuple):
+        model, truth = made
+        with closing(truth), closing(model):
+            report = compare(events(), model, truth, calls=calls, checkpoints=stops, progress=progress)
+    else:
+        if calls:
+            raise HarnessError(
+                f"{path}: {spec.name} is compared by whole runs here, and takes no calls between"
+            )
+        report = compare_runs(made, runs, events=reader.events, progress=progress)
     report.trace = path
     return report
 
@@ -207,6 +252,20 @@ def compare(
                 return comparison.report
     comparison.checkpoint()
     return comparison.report
+
+
+def compare_runs(both: Unrepeatable, runs: int, *, events: int = 0, progress: Progress = unnoticed) -> Report:
+    """Run the real thing so often and say of each quantity whether the model lies within its spread.
+
+    `events`: how many the trace has, of which `progress` hears a part after each run.
+    """
+    model = both.model()
+    found = []
+    for number in range(runs):
+        found.append(both.run())
+        progress(events * (number + 1) // runs - events * number // runs)
+    spreads = [Spread(name, value, [run[name] for run in found]) for name, value in model.items()]
+    return Report(both.model_name, both.truth_name, events=events, spreads=spreads)
 
 
 def _find(name: str) -> Subjects:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -132,24 +133,44 @@ def conformance(reports: Sequence[Report], form: str) -> str:
     """Return what comparisons with the real thing found, in one of the formats of the command line."""
     if form == "json":
         return json.dumps([asdict(each) | {"agrees": each.agrees} for each in reports], indent=1) + "\n"
-    rows = [
-        {
-            "trace": each.trace,
-            "model": each.model,
-            "real": each.truth,
-            "what": aspect.name,
-            "compared": aspect.compared,
-            "differing": aspect.differing,
-        }
-        for each in reports
-        for aspect in each.aspects.values()
-    ]
     if form == "csv":
-        return rows_csv(rows)
+        return rows_csv([row for each in reports for row in _conformance_rows(each)])
     return "\n\n".join(_conformance_text(each, form) for each in reports) + "\n"
 
 
+def _conformance_rows(found: Report) -> list[dict[str, Any]]:
+    who = {"trace": found.trace, "model": found.model, "real": found.truth}
+    counted = [
+        who | {"what": aspect.name, "compared": aspect.compared, "differing": aspect.differing}
+        for aspect in found.aspects.values()
+    ]
+    spread = [
+        who
+        | {"what": each.name, "compared": len(each.runs), "differing": int(not each.within)}
+        | {"model_value": each.model, "real_least": min(each.runs), "real_most": max(each.runs)}
+        for each in found.spreads
+    ]
+    return counted + spread
+
+
+def _spread_text(found: Report, form: str) -> str:
+    cells = []
+    for each in found.spreads:
+        text = bytes_text if each.name.endswith("_bytes") else "{:,.0f}".format
+        least, middle, most = min(each.runs), statistics.median(each.runs), max(each.runs)
+        verdict = "within" if each.within else f"{each.model / middle - 1:+.0%} of the median"
+        name = each.name.removesuffix("_bytes").replace("_", " ")
+        cells.append([name, *(text(value) for value in (each.model, least, middle, most)), verdict])
+    return table(cells, ["", "model", "real, least", "median", "most", ""], form, left=1)
+
+
 def _conformance_text(found: Report, form: str) -> str:
+    if found.spreads:
+        runs = len(found.spreads[0].runs)
+        head = f"{found.trace}: {found.events:,} events, {runs} runs of the real one\n"
+        margin = f"within the real runs, widened by {found.spreads[0].margin:.0%}"
+        verdict = margin if found.agrees else f"NOT {margin}"
+        return "\n\n".join([f"{head}{found.model} against {found.truth}", _spread_text(found, form), verdict])
     cells = [
         [aspect.name, count_text(aspect.compared), count_text(aspect.differing)]
         for aspect in found.aspects.values()

@@ -109,8 +109,8 @@ GOLDEN: dict[str, dict[str, Any]] = {
     "tiny": {"gogc": "off"},
     "pareto": {"gogc": "off"},
     "four_ps": {"gogc": "off", "procs": 4},
-    "stopped": {"sweep": "stopped", "procs": 1},
-    "lazy": {"sweep": "lazy", "procs": 1},
+    "stopped": {"collector": "stopped", "procs": 1},
+    "lazy": {"collector": "lazy", "procs": 1},
 }
 
 

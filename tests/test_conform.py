@@ -164,11 +164,11 @@ class Entry:
     name = "ideal"
     value = "tests"
 
-    def __init__(self, model, truth):
-        self._subjects = model, truth
+    def __init__(self, made):
+        self._made = made
 
     def load(self):
-        return lambda options, against, events: self._subjects
+        return lambda options, against, events: self._made
 
 
 @pytest.fixture
@@ -176,10 +176,94 @@ def subjects(monkeypatch):
     """Registers a model and a truth, as the backend ideal's."""
 
     def register(model, truth):
-        monkeypatch.setattr(conformance, "entry_points", lambda group: [Entry(model, truth)])
+        monkeypatch.setattr(conformance, "entry_points", lambda group: [Entry((model, truth))])
         return model, truth
 
     return register
+
+
+class Wandering:
+    """A model that comes to 10 of each, and a real thing that comes to something else each time."""
+
+    model_name, truth_name = "the model", "the real one"
+
+    def __init__(self, *real):
+        self._real = list(real)
+        self._runs = 0
+
+    def model(self):
+        return {"cycles": 10, "heap_system_bytes": 10 << 20}
+
+    def run(self):
+        self._runs += 1
+        value = self._real[self._runs % len(self._real)]
+        return {"cycles": value, "heap_system_bytes": value << 20}
+
+
+@pytest.fixture
+def wandering(monkeypatch):
+    """Registers a real thing that does not repeat itself, as the backend ideal's."""
+
+    def register(*real):
+        monkeypatch.setattr(conformance, "entry_points", lambda group: [Entry(Wandering(*real))])
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("real", "within"),
+    [((9, 11), True), ((10, 10), True), ((10.5, 12), True), ((10.6, 12), False), ((8, 9.5), False)],
+)
+def test_a_model_lies_within_the_spread_of_the_real_runs_widened_by_5_percent(real, within):
+    assert conformance.Spread("cycles", 10, list(real)).within is within
+
+
+def test_the_verb_prints_a_spread_where_the_real_thing_takes_another_course_each_time(
+    trace, wandering, capsys
+):
+    wandering(9, 12)
+    status, printed = run(capsys, "ideal", trace, "--runs", "4")
+    assert status == 0
+    assert printed.splitlines()[0].endswith("1,000 events, 4 runs of the real one")
+    (row,) = (line for line in printed.splitlines() if line.startswith("heap system"))
+    assert row.split() == [
+        "heap",
+        "system",
+        "10.00",
+        "MiB",
+        "9.00",
+        "MiB",
+        "10.50",
+        "MiB",
+        "12.00",
+        "MiB",
+        "within",
+    ]
+    assert printed.splitlines()[-1] == "within the real runs, widened by 5%"
+
+
+def test_the_verb_says_by_how_much_a_model_lies_outside(trace, wandering, capsys):
+    wandering(20, 20)
+    status, printed = run(capsys, "ideal", trace, "--runs", "2")
+    assert status == 1
+    (row,) = (line for line in printed.splitlines() if line.startswith("cycles"))
+    assert row.endswith("-50% of the median")
+    assert printed.splitlines()[-1] == "NOT within the real runs, widened by 5%"
+
+
+def test_runs_as_csv_have_the_least_and_the_most(trace, wandering, capsys):
+    wandering(9, 12)
+    lines = run(capsys, "ideal", trace, "--runs", "2", "--format", "csv")[1].splitlines()
+    assert lines[0] == "trace,model,real,what,compared,differing,model_value,real_least,real_most"
+    assert lines[1].endswith("cycles,2,0,10,9,12")
+
+
+def test_whole_runs_take_no_calls(trace, wandering):
+    wandering(9, 12)
+    with open(trace.replace(".parquet", ".script"), "w") as script:
+        script.write("10 tidy\n")
+    with pytest.raises(HarnessError, match="takes no calls between"):
+        conformance.conform(trace, find("ideal")[0])
 
 
 def run(capsys, *arguments):

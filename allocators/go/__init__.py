@@ -8,9 +8,9 @@ from typing import Literal, get_args
 from harness.allocator import Bytes, NativeAllocator
 from harness.errors import AllocatorError
 
+from ._go import CollectorMode, size_class_table
 from ._go import Go as _Go
 from ._go import Options as _Options
-from ._go import SweepMode, size_class_table
 from .snapshot import PAGE_BYTES, Snapshot
 
 Version = Literal["1.22", "1.23", "1.24", "1.25", "1.26", "1.27"]
@@ -25,7 +25,11 @@ METADATA_BYTES = 4_000_000
 AUTO_PROCS = 8
 MAX_PROCS = 1024
 
-SWEEP_MODES = {"eager": SweepMode.EAGER, "lazy": SweepMode.LAZY, "stopped": SweepMode.STOPPED}
+COLLECTOR_MODES = {
+    "concurrent": CollectorMode.CONCURRENT,
+    "lazy": CollectorMode.LAZY,
+    "stopped": CollectorMode.STOPPED,
+}
 
 SNAPSHOT_FOLDER = Path(__file__).parent / "snapshots"
 
@@ -41,8 +45,9 @@ class Go(NativeAllocator):
         memory_limit: Bytes | Literal["off"] = "off",
         procs: int | Literal["auto"] = "auto",
         greentea: Literal["auto", "on", "off"] = "auto",
-        sweep: Literal["eager", "lazy", "stopped"] = "eager",
-        scavenge: Literal["growth", "off"] = "growth",
+        collector: Literal["concurrent", "lazy", "stopped"] = "concurrent",
+        clock: Literal["trace", "cost"] = "trace",
+        scavenge: Literal["background", "growth", "off"] = "background",
         start: Literal["bare", "snapshot"] = "bare",
         snapshot: str = "",
         globals_scan_bytes: Bytes | Literal["auto"] = "auto",
@@ -67,8 +72,11 @@ class Go(NativeAllocator):
         )
         options.procs = AUTO_PROCS if procs == "auto" else _within("procs", procs, 1, MAX_PROCS)
         options.greentea = self._greentea
-        options.sweep = SWEEP_MODES[_one_of("sweep", sweep, tuple(SWEEP_MODES))]
-        options.scavenge = _one_of("scavenge", scavenge, ("growth", "off")) == "growth"
+        options.collector = COLLECTOR_MODES[_one_of("collector", collector, tuple(COLLECTOR_MODES))]
+        options.clock_of_trace = _one_of("clock", clock, ("trace", "cost")) == "trace"
+        _one_of("scavenge", scavenge, ("background", "growth", "off"))
+        options.scavenge_growth = scavenge != "off"
+        options.scavenge_in_background = scavenge == "background"
         options.globals_scan_bytes = _chosen(
             "globals_scan_bytes",
             globals_scan_bytes,

@@ -3,18 +3,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-class SweepMode:
-    EAGER: SweepMode
-    LAZY: SweepMode
-    STOPPED: SweepMode
+class CollectorMode:
+    CONCURRENT: CollectorMode
+    LAZY: CollectorMode
+    STOPPED: CollectorMode
 
 class Options:
     gogc: int
     memory_limit: int
     procs: int
     greentea: bool
-    sweep: SweepMode
-    scavenge: bool
+    collector: CollectorMode
+    clock_of_trace: bool
+    scavenge_growth: bool
+    scavenge_in_background: bool
     globals_scan_bytes: int
     stack_scan_bytes: int
     metadata_bytes: int

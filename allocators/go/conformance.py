@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,12 +59,16 @@ _CAPACITY = 1 << 16
 
 def subjects(
     options: Mapping[str, Any], against: str | None, events: Callable[[], Iterable[EventBatch]]
-) -> tuple[Model, Runtime]:
+) -> tuple[Model, Runtime] | Production:
     """Start the real runtime, of the installed toolchain or of a given `go`, and make the model of it.
 
-    AllocatorError where there is none, and for options under which the real runtime repeats itself no more.
+    In the modes in which the runtime repeats itself the two are driven in lock step; with
+    collector=concurrent and collections by the pacer they are compared by what whole runs come to.
+    AllocatorError where there is no toolchain.
     """
     toolchain = find_toolchain(Path(against) if against else None)
+    if collector_of(options) == "default":
+        return Production(toolchain, options, events)
     collects = options["gogc"] != "off" or options["memory_limit"] != "off"
     slots, procs = _needs(options, events(), collects)
     process = RuntimeProcess(
@@ -84,6 +88,7 @@ def subjects(
             "version": modelled_version(toolchain),
             "greentea": "on" if start.greentea else "off",
             "procs": procs,
+            "scavenge": "growth",  # The real one's background scavenger is held back.
         }
         return Model({**options, **chosen}, start, scans), Runtime(process, start, scans)
     except BaseException:
@@ -98,17 +103,12 @@ def modelled_version(toolchain: Toolchain) -> str:
 
 def collector_of(options: Mapping[str, Any]) -> Collector:
     """Return how the real runtime collects as the model's options say; AllocatorError where it cannot."""
-    if options["scavenge"] != "growth":
-        raise AllocatorError("go: the real runtime scavenges when it grows; set scavenge=growth")
+    if options["scavenge"] == "off":
+        raise AllocatorError("go: the real runtime scavenges; set scavenge=background")
     if options["gogc"] == "off" and options["memory_limit"] == "off":
         return "explicit"
-    modes: dict[str, Collector] = {"stopped": "stopped", "lazy": "lazy"}
-    if options["sweep"] not in modes:
-        raise AllocatorError(
-            f"go: sweep={options['sweep']} depends on the clock in the real runtime; "
-            f"set sweep=stopped or sweep=lazy, or gogc=off"
-        )
-    return modes[options["sweep"]]
+    modes: dict[str, Collector] = {"concurrent": "default", "lazy": "lazy", "stopped": "stopped"}
+    return modes[options["collector"]]
 
 
 def experiments_of(toolchain: Toolchain, greentea: Literal["auto", "on", "off"]) -> tuple[str, ...]:
@@ -143,10 +143,7 @@ class Model:
         start: Snapshot,
         scans: queue.SimpleQueue[list[int] | None],
     ) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "start.json"
-            path.write_text(json.dumps(start.to_json()))
-            self._go = Go(**{**options, "start": "snapshot", "snapshot": str(path)})
+        self._go = go_from(start, options)
         self._native = self._go.native
         self._native.record_placements(True)
         self._native.record_cycles(True)
@@ -256,6 +253,88 @@ class Runtime:
     def close(self) -> None:
         """End the process."""
         self._process.close()
+
+
+class Production:
+    """The model and the real runtime as every program runs: marking beside the program, sweeping behind it.
+
+    One goroutine carries out the events of all threads, as fast as it can, and the model's time is that of
+    its table of costs.
+    """
+
+    # What a run is judged by; of the model, bytes in use are looked at so often.
+    _SAMPLES = 4096
+
+    def __init__(
+        self, toolchain: Toolchain, options: Mapping[str, Any], events: Callable[[], Iterable[EventBatch]]
+    ) -> None:
+        self._toolchain = toolchain
+        self._options = options
+        self._events = events
+        self._slots, self._count = 1, 0
+        for batch in events():
+            self._slots = max(self._slots, int(batch.slot.max(initial=0)) + 1)
+            self._count += len(batch.op)
+        self._procs = 1 if options["procs"] == "auto" else int(options["procs"])
+        with self._process() as process:
+            self.truth_name = f"{process.name}, GOMAXPROCS={self._procs}"
+            self._start = process.start.snapshot()
+        green = "with" if self._start.greentea else "without"
+        self.model_name = f"model of Go {modelled_version(toolchain)} {green} green tea"
+
+    def model(self) -> dict[str, float]:
+        """Return what the model comes to."""
+        chosen = {
+            "version": modelled_version(self._toolchain),
+            "greentea": "on" if self._start.greentea else "off",
+            "procs": self._procs,
+            "clock": "cost",
+        }
+        go = go_from(self._start, {**self._options, **chosen})
+        in_use = 0.0
+        every = max(1, self._count // self._SAMPLES)
+        for batch in self._of_one_thread():
+            for at in range(0, len(batch.op), every):
+                part = batch.part(at, at + every)
+                go.feed(part, _NO_STOPS)
+                in_use += go.native.state()["heap_in_use"] * len(part.op)
+        state = go.native.state()
+        return _run_of(state, state["gc_cycles"], in_use / max(1, self._count))
+
+    def run(self) -> dict[str, float]:
+        """Return what one run of the real runtime came to."""
+        with self._process() as process:
+            mean = process.replay_at_once(self._of_one_thread()).in_use_bytes_mean
+            return _run_of(process.state().scalars, len(process.cycles()), mean)
+
+    def _process(self) -> RuntimeProcess:
+        return RuntimeProcess(
+            self._toolchain,
+            procs=self._procs,
+            collector="default",
+            gogc=self._options["gogc"],
+            memory_limit=self._options["memory_limit"],
+            experiments=experiments_of(self._toolchain, self._options["greentea"]),
+            slots=self._slots,
+            capacity=max(1, self._count),
+        )
+
+    def _of_one_thread(self) -> Iterator[EventBatch]:
+        for batch in self._events():
+            yield batch._replace(thread=np.zeros_like(batch.thread))
+
+
+def _run_of(scalars: Mapping[str, int], cycles: int, in_use_bytes_mean: float) -> dict[str, float]:
+    heap = scalars["heap_in_use"] + scalars["heap_free"] + scalars["heap_released"]
+    return {"cycles": cycles, "heap_system_bytes": heap, "mean_heap_in_use_bytes": in_use_bytes_mean}
+
+
+def go_from(start: Snapshot, options: Mapping[str, Any]) -> Go:
+    """Return a model that begins as a process stood."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "start.json"
+        path.write_text(json.dumps(start.to_json()))
+        return Go(**{**options, "start": "snapshot", "snapshot": str(path)})
 
 
 def _pages(

@@ -1,24 +1,25 @@
 // The heap of the Go runtime, assembled from its tiers: size_classes, mspan, scavenge_index, page_alloc,
-// pacer, scavenger, mheap, mcentral, mcache, tiny, marker and sweeper.hpp, each of which knows only those
-// below it.
+// pacer, scavenger, mheap, mcentral, mcache, tiny, p, marker, sweeper, clock and collector.hpp, each of which
+// knows only those below it.
 //
 // The path of an allocation:
 //   1. allocate() rounds the request, finds the P of its thread and the kind of the object: none (0 bytes),
-//   tiny,
-//      small or large.
+//      tiny, small or large. While a cycle marks, the program first assists (collector.hpp).
 //   2. tiny.hpp: a noscan object of less than 16 bytes goes into the P's current tiny block if it fits.
 //   3. mcache.hpp: the lowest free slot of the P's span of the class; a full span is replaced by refill().
 //   4. mcentral.hpp: cache_span() gives a swept span with free slots, or sweeps one, or asks for a new one.
 //   5. mheap.hpp: alloc() lets the sweeper reclaim pages, then takes them from the P's page cache
 //      (page_alloc.hpp), by first fit, or by growth; scavenger.hpp gives back what the heap keeps too much.
 //      A large object begins here.
-//   6. pacer.hpp: after a refill or a large object heap_live is compared with the trigger; cycle() collects.
+//   6. collector.hpp: after a refill or a large object heap_live is compared with the pacer's trigger; a
+//   cycle
+//      may start, or go on.
 // The path of a death:
 //   7. release() clears the slot's live bit: the slot is dead, and nothing else happens.
-//   8. cycle(): marker.hpp makes the live bits the marks, the pacer sets the next goal, every P's caches are
-//   flushed.
+//   8. collector.hpp: when a cycle starts, marker.hpp makes the live bits the marks; when it ends, the pacer
+//      sets the next goal and every P's caches are flushed.
 //   9. sweeper.hpp: marks become free slots; an empty span goes to the page heap, others to their central
-//   list.
+//      list.
 //  10. mheap.hpp: free_span() clears the span's pages; the next growth may scavenge them.
 // Calls upwards (4 and 5 sweep) go through the interfaces Sweeps and Reclaims, which sweeper.hpp implements.
 #pragma once
@@ -34,6 +35,7 @@
 #include <utility>
 #include <vector>
 
+#include "collector.hpp"
 #include "harness/allocator.hpp"
 #include "marker.hpp"
 #include "mcache.hpp"
@@ -48,18 +50,15 @@
 
 namespace go {
 
-// When a cycle's sweep runs. Eager: at once, by a background sweeper that is never late, after the pacer has
-// set the next goal. Lazy: by allocation alone. Stopped: at once and before the pacer
-// (GODEBUG=gcstoptheworld=2).
-enum class SweepMode : std::uint8_t { kEager, kLazy, kStopped };
-
 struct Options {
   std::int64_t gogc = 100;               // Negative: off.
   std::uint64_t memory_limit = kNoGoal;  // kNoGoal: off.
   std::uint32_t procs = 8;               // Ps at most; made as threads appear.
   bool greentea = true;
-  SweepMode sweep = SweepMode::kEager;
-  bool scavenge = true;
+  CollectorMode collector = CollectorMode::kConcurrent;
+  bool clock_of_trace = true;
+  bool scavenge_growth = true;  // When the heap grows or passes the memory limit.
+  bool scavenge_in_background = true;
   std::uint64_t globals_scan_bytes = 0;
   std::uint64_t stack_scan_bytes = 0;
   std::uint64_t metadata_bytes = 0;  // Off-heap memory that the memory limit counts.
@@ -84,35 +83,26 @@ class Go {
       : options_(options), tiers_(std::make_unique<Tiers>(options)) {
     heap_.set_reclaimer(sweeper_);
     if (snapshot != nullptr) restore(*snapshot);
-    renew_trigger();
+    collector_.renew_trigger();
   }
 
   Block allocate(const harness::Request& request) {
     P& p = p_of(request.thread);
-    std::uint64_t size = request.size;
-    if (size == 0) {
-      ++zero_size_;
-      return {.kind = Kind::kZeroSize};
+    if (!collector_.marking()) return allocate_on(p, request);
+    collector_.deduct_assist_credit(p, request.size);
+    const Block block = allocate_on(p, request);
+    // What rounding added is owed too, but for a place in a tiny block that was there.
+    if (block && block.kind != Kind::kZeroSize && block.tiny_offset == 0) {
+      const std::uint64_t taken = heap_.spans().at(block.span).element_bytes;
+      p.assist_bytes -= static_cast<std::int64_t>(taken - std::min(request.size, taken));
     }
-    // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
-    // only.
-    if (!request.noscan) {
-      size = round_up(size, 8);
-      sizes_rounded_to_words_ += size != request.size;
-    }
-    if (request.alignment > 8) {
-      size = round_up(size, request.alignment);
-      ++alignments_met_by_size_;
-    }
-    if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
-    if (request.noscan && size < kTinyBytes) return allocate_tiny(p, size);
-    const std::uint64_t header = !request.noscan && size > kHeapBitsInSpanMaxBytes ? kMallocHeaderBytes : 0;
-    return allocate_small(p, make_span_class(size_class_for(size + header), request.noscan));
+    return block;
   }
 
   // A death. Its slot is free again when a cycle has swept it.
   void release(Block block, std::uint16_t thread) {
     p_of(thread);
+    ++paths_.deaths;
     if (block.kind == Kind::kZeroSize) return;
     Span& span = heap_.spans().at(block.span);
     if (span.holders != nullptr && --span.holders[block.slot] > 0) return;
@@ -130,45 +120,23 @@ class Go {
     }
   }
 
-  // runtime.GC: a cycle, and all of its sweep.
+  // runtime.GC.
   void collect() {
-    ++forced_;
-    cycle();
-    sweeper_.finish();
-    renew_trigger();
+    if (running_ == nullptr) p_of(0);
+    collector_.collect(*running_);
   }
 
   void thread_end(std::uint16_t thread) {
-    if (thread < p_by_thread_.size()) p_by_thread_[thread] = nullptr;
+    if (thread < p_by_thread_.size() && p_by_thread_[thread] != nullptr) {
+      p_by_thread_[thread] = nullptr;
+      --threads_;
+    }
   }
 
-  // Due: to learn the time after a cycle, and two minutes later to collect once more (proc.go: sysmon).
-  std::int64_t next_deadline_ns() const {
-    if (cycles_ == 0 || options_.gogc < 0) return std::numeric_limits<std::int64_t>::max();
-    if (!last_cycle_ns_) return std::numeric_limits<std::int64_t>::min();
-    constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-    if (*last_cycle_ns_ > kNever - kForceGcPeriodNs) return kNever;
-    return *last_cycle_ns_ + kForceGcPeriodNs;
-  }
-
+  std::int64_t next_deadline_ns() const { return collector_.next_deadline_ns(); }
   void advance(std::int64_t time_ns) {
-    if (!last_cycle_ns_) {
-      last_cycle_ns_ = time_ns;
-      return;
-    }
-    // A pause of days would collect the same heap again and again: the last day of it is enough.
-    constexpr std::int64_t kDayNs = 86'400'000'000'000;
-    std::int64_t at = *last_cycle_ns_;
-    if (static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(at) >
-        static_cast<std::uint64_t>(kDayNs)) {
-      at = time_ns - kDayNs;
-    }
-    while (time_ns - at >= kForceGcPeriodNs) {
-      at += kForceGcPeriodNs;
-      ++forced_;
-      cycle();
-    }
-    last_cycle_ns_ = at;
+    if (running_ == nullptr) p_of(0);
+    collector_.advance(time_ns, *running_);
   }
 
   void prefetch(Block block) const {
@@ -235,24 +203,26 @@ class Go {
     const HeapCounters& heap = heap_.counters();
     const SpanSetCounters& sets = centrals_.counters();
     const SweepCounters& sweep = sweeper_.counters();
-    const std::int64_t slots = small_ + tiny_blocks_;
+    const CollectorCounters& gc = collector_.counters();
+    const std::int64_t slots = paths_.slots();
     return {
         {"threads", static_cast<std::int64_t>(thread_ordinal_)},
         {"ps", static_cast<std::int64_t>(ps_.size())},
         {"sizes_rounded_to_words", sizes_rounded_to_words_},
         {"alignments_met_by_size", alignments_met_by_size_},
-        {"mallocs", zero_size_ + tiny_combined_ + slots + large_},
-        {"front_end_hits", zero_size_ + tiny_combined_ + slots - refills_},
-        {"zero_size_allocations", zero_size_},
-        {"tiny_allocs", tiny_combined_},
-        {"tiny_blocks", tiny_blocks_},
-        {"mcache_hits", slots - refills_},
-        {"refills", refills_},
-        {"refills_from_central", refills_ - refills_from_new_span_ - refills_from_new_os_memory_},
-        {"refills_from_new_span", refills_from_new_span_},
-        {"refills_from_new_os_memory", refills_from_new_os_memory_},
-        {"large_allocations", large_},
-        {"large_allocations_from_new_os_memory", large_from_new_os_memory_},
+        {"mallocs", paths_.zero_size + paths_.tiny_combined + slots + paths_.large},
+        {"front_end_hits", paths_.zero_size + paths_.tiny_combined + slots - paths_.refills},
+        {"zero_size_allocations", paths_.zero_size},
+        {"tiny_allocs", paths_.tiny_combined},
+        {"tiny_blocks", paths_.tiny_blocks},
+        {"mcache_hits", slots - paths_.refills},
+        {"refills", paths_.refills},
+        {"refills_from_central",
+         paths_.refills - paths_.refills_from_new_span - paths_.refills_from_new_os_memory},
+        {"refills_from_new_span", paths_.refills_from_new_span},
+        {"refills_from_new_os_memory", paths_.refills_from_new_os_memory},
+        {"large_allocations", paths_.large},
+        {"large_allocations_from_new_os_memory", paths_.large_from_new_os_memory},
         {"spans_requested", heap.spans_requested},
         {"spans_returned", heap.spans_returned},
         {"span_set_pushes", sets.pushes},
@@ -260,10 +230,12 @@ class Go {
         {"page_cache_refills", heap.page_cache_refills},
         {"heap_lock_acquisitions", heap.lock_acquisitions},
         {"growths", heap.growths},
-        {"gc_cycles", cycles_},
-        {"gc_forced", forced_},
-        {"gc_mark_bytes_scan", mark_bytes_scan_},
-        {"gc_mark_bytes_noscan", mark_bytes_noscan_},
+        {"gc_cycles", gc.cycles},
+        {"gc_forced", gc.forced},
+        {"gc_mark_bytes_scan", gc.mark_bytes_scan},
+        {"gc_mark_bytes_noscan", gc.mark_bytes_noscan},
+        {"gc_assists", gc.assists},
+        {"gc_assist_bytes", gc.assist_bytes},
         {"gc_sweep_spans", sweep.spans},
         {"gc_sweep_spans_freed", sweep.freed_spans},
         {"gc_reclaimed_pages", sweep.reclaimed_pages},
@@ -289,7 +261,7 @@ class Go {
             {"sweep_done", sweeper_.sweeping() ? 0 : 1},
             {"last_heap_goal", pacer_.last_heap_goal},
             {"scavenge_goal", heap_.scavenger().gc_percent_goal()},
-            {"gc_cycles", static_cast<std::uint64_t>(cycles_)}};
+            {"gc_cycles", static_cast<std::uint64_t>(collector_.counters().cycles)}};
   }
   const Mheap& heap() const { return heap_; }
   std::uint32_t sweepgen() const { return sweeper_.sweepgen(); }
@@ -326,25 +298,30 @@ class Go {
     return records;
   }
 
-  // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans
-  // of work buffers.
-  void record_cycles(bool on) { recording_cycles_ = on; }
-  std::vector<std::array<std::uint64_t, 3>> take_cycles() { return std::exchange(cycle_history_, {}); }
-
-  // The stacks of a real process that each coming cycle is to reckon with, one value a cycle; the last one
-  // stays.
-  void set_stack_scans(std::vector<std::uint64_t> bytes) { stack_scans_ = std::move(bytes); }
+  Collector& collector() { return collector_; }
 
  private:
-  // 2 minutes; sysmon waits for more than that, not for as much.
-  static constexpr std::int64_t kForceGcPeriodNs = 120'000'000'001;
-
-  // What one P of Go's scheduler keeps for itself.
-  struct P {
-    PageCache page_cache;
-    Mcache mcache;
-    Tiny tiny;
-  };
+  Block allocate_on(P& p, const harness::Request& request) {
+    std::uint64_t size = request.size;
+    if (size == 0) {
+      ++paths_.zero_size;
+      return {.kind = Kind::kZeroSize};
+    }
+    // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
+    // only.
+    if (!request.noscan) {
+      size = round_up(size, 8);
+      sizes_rounded_to_words_ += size != request.size;
+    }
+    if (request.alignment > 8) {
+      size = round_up(size, request.alignment);
+      ++alignments_met_by_size_;
+    }
+    if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
+    if (request.noscan && size < kTinyBytes) return allocate_tiny(p, size);
+    const std::uint64_t header = !request.noscan && size > kHeapBitsInSpanMaxBytes ? kMallocHeaderBytes : 0;
+    return allocate_small(p, make_span_class(size_class_for(size + header), request.noscan));
+  }
 
   static std::uint64_t round_up(std::uint64_t bytes, std::uint64_t multiple) {
     return (bytes + multiple - 1) / multiple * multiple;
@@ -358,6 +335,7 @@ class Go {
       const std::size_t number = thread_ordinal_++ % options_.procs;
       while (ps_.size() <= number) ps_.push_back(std::make_unique<P>());
       p = ps_[number].get();
+      ++threads_;
     }
     running_ = p;
     return *p;
@@ -368,17 +346,20 @@ class Go {
     Span* span = p.mcache.span(span_class);
     if (!span->full()) return span;
     refilled = true;
-    ++refills_;
+    ++paths_.refills;
     const HeapCounters before = heap_.counters();
     if (!p.mcache.refill(span_class, centrals_.of(span_class), heap_, pacer_, sweeper_, p.page_cache)) {
       return nullptr;
     }
     if (heap_.counters().growths > before.growths) {
-      ++refills_from_new_os_memory_;
+      ++paths_.refills_from_new_os_memory;
     } else if (heap_.counters().spans_requested > before.spans_requested) {
-      ++refills_from_new_span_;
+      ++paths_.refills_from_new_span;
     }
-    return p.mcache.span(span_class);
+    span = p.mcache.span(span_class);
+    paths_.refill_bytes +=
+        static_cast<std::int64_t>((span->nelems - span->alloc_count) * span->element_bytes);
+    return span;
   }
 
   // Makes a free slot of a cached span the program's.
@@ -386,6 +367,7 @@ class Go {
     const std::uint32_t slot = span.take_slot();
     set_bit(span.live_bits(), slot);
     ++span.live_count;
+    collector_.allocated(span, slot);
     ClassOccupancy& use = heap_.occupancy().of(span.span_class);
     const auto bytes = static_cast<std::int64_t>(span.element_bytes);
     use.front_end_bytes -= bytes;
@@ -398,17 +380,17 @@ class Go {
     bool refilled = false;
     Span* span = span_with_slot(p, span_class, refilled);
     if (span == nullptr) return {};
-    ++small_;
+    ++paths_.small;
     const std::uint32_t slot = take_live_slot(*span);
     if (span->holders != nullptr) span->holders[slot] = 1;
     const Block block{span->index, static_cast<std::uint16_t>(slot), Kind::kSmall, 0};
-    if (refilled) collect_if_due();
+    if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
 
   Block allocate_tiny(P& p, std::uint64_t size) {
     if (const std::optional<std::uint32_t> offset = p.tiny.place(size)) {
-      ++tiny_combined_;
+      ++paths_.tiny_combined;
       Span& span = *p.tiny.block().span;
       const std::uint32_t slot = p.tiny.block().slot;
       if (span.holders[slot]++ == 0) revive(span, slot);
@@ -417,12 +399,12 @@ class Go {
     bool refilled = false;
     Span* span = span_with_slot(p, kTinySpanClass, refilled);
     if (span == nullptr) return {};
-    ++tiny_blocks_;
+    ++paths_.tiny_blocks;
     const std::uint32_t slot = take_live_slot(*span);
     span->holders[slot] = 1;
     p.tiny.started({span, slot}, size);
     const Block block{span->index, static_cast<std::uint16_t>(slot), Kind::kTiny, 0};
-    if (refilled) collect_if_due();
+    if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
 
@@ -449,105 +431,20 @@ class Go {
     const std::int64_t growths = heap_.counters().growths;
     Span* span = heap_.alloc(pages, span_class, p.page_cache, sweeper_.sweepgen(), sweeper_.sweeping());
     if (span == nullptr) return {};
-    ++large_;
-    if (heap_.counters().growths > growths) ++large_from_new_os_memory_;
+    ++paths_.large;
+    paths_.large_bytes += static_cast<std::int64_t>(span->bytes());
+    if (heap_.counters().growths > growths) ++paths_.large_from_new_os_memory;
     heap_.occupancy().remove(*span);
     set_bit(span->live_bits(), 0);
     span->freeindex = span->alloc_count = span->live_count = 1;
     heap_.occupancy().add(*span);
+    collector_.allocated(*span, 0);
     centrals_.of(span_class).push_swept(*span);
-    pacer_.heap_live += span->bytes();
+    pacer_.update(span->bytes(), noscan);
     pacer_.total_alloc += span->bytes();
     const Block block{span->index, 0, Kind::kLarge, 0};
-    collect_if_due();
+    collector_.allocated_span(p, threads_);
     return block;
-  }
-
-  void collect_if_due() {
-    if (pacer_.limited()) {
-      // While marking takes no time, a heap at its limit would be collected at every refill. In Go the
-      // program runs on meanwhile, and the GC CPU limiter sees to it that it does: here by a sixteenth of the
-      // marked heap, 64 KiB at least.
-      constexpr std::uint64_t kMinRunway = std::uint64_t{64} << 10;
-      const std::uint64_t runway = std::max(pacer_.heap_marked / 16, kMinRunway);
-      const std::uint64_t trigger = std::max(pacer_.trigger(heap_.memory()), pacer_.heap_marked + runway);
-      if (pacer_.heap_live >= trigger) cycle();
-    } else if (pacer_.heap_live >= trigger_) {
-      cycle();
-    }
-  }
-
-  // Without a memory limit the trigger only changes when the pacer commits.
-  void renew_trigger() {
-    trigger_ = pacer_.limited() ? kNoGoal : pacer_.trigger(heap_.memory());
-    if (options_.gogc < 0 && !pacer_.limited()) trigger_ = kNoGoal;
-  }
-
-  // A whole collection, the world stopped (mgc.go: gcStart to gcMarkTermination): what is left of the last
-  // sweep, the mark, the next goal, and a sweep when SweepMode says.
-  void cycle() {
-    sweeper_.finish();
-    ++cycles_;
-    last_cycle_ns_.reset();
-    if (running_ == nullptr) p_of(0);
-    const std::uint64_t triggered = pacer_.heap_live;
-
-    MarkWork work = mark(heap_);
-    for (const auto& p : ps_) {
-      if (p->tiny.has_block()) mark_slot(*p->tiny.block().span, p->tiny.block().slot, work);
-    }
-    take_work_buffers(work_buffer_spans(work.queued_objects + startup_root_work_));
-    mark_bytes_scan_ += static_cast<std::int64_t>(work.scan_bytes);
-    mark_bytes_noscan_ += static_cast<std::int64_t>(work.noscan_bytes);
-
-    pacer_.end_cycle(triggered, heap_.memory());
-    pacer_.heap_marked = work.scan_bytes + work.noscan_bytes + finalizer_bytes_;
-    pacer_.heap_live = pacer_.heap_marked;
-    if (!stack_scans_.empty()) {
-      pacer_.last_stack_scan = stack_scans_.front();
-      stack_scans_.erase(stack_scans_.begin());
-    }
-    if (recording_cycles_) cycle_history_.push_back({triggered, pacer_.heap_marked, work_buffers_.size()});
-    sweeper_.begin();
-    if (options_.sweep == SweepMode::kStopped) {
-      for (const auto& p : ps_) flush_mcache(*p);
-      sweeper_.finish();
-      free_work_buffers();
-    }
-    pacer_.commit(!sweeper_.sweeping());
-    sweeper_.pace(pacer_.trigger(heap_.memory()));
-    heap_.scavenger().pace(pacer_.goal(heap_.memory()), pacer_.last_heap_goal, heap_.in_use_bytes(),
-                           heap_.retained_bytes());
-    heap_.scavenger().next_generation();
-    for (const auto& p : ps_) {
-      if (options_.sweep != SweepMode::kStopped) flush_mcache(*p);
-      // Only the P that collects runs; idle ones give their pages back (mgc.go: gcMarkTermination, forEachP).
-      if (p.get() != running_) heap_.flush_page_cache(p->page_cache);
-    }
-    if (options_.sweep == SweepMode::kEager) {
-      sweeper_.finish();
-      free_work_buffers();
-    }
-    renew_trigger();
-  }
-
-  void flush_mcache(P& p) {
-    p.mcache.release_all(heap_, pacer_, [this](Span& span) { sweeper_.sweep(span, false); });
-    p.tiny.clear();
-  }
-
-  // Spans of work buffers, from the page cache of the P that collects. Where no background sweeper runs to
-  // free them, they wait for the next cycle.
-  void take_work_buffers(std::uint64_t spans) {
-    while (work_buffers_.size() < spans) {
-      Span* span = heap_.alloc_manual(kWorkBufferSpanPages, running_->page_cache);
-      if (span == nullptr) return;
-      work_buffers_.push_back(span);
-    }
-  }
-  void free_work_buffers() {
-    for (Span* span : work_buffers_) heap_.free_span(*span);
-    work_buffers_.clear();
   }
 
   // Begins as a real process stood. What it had allocated stays: it is the runtime's own.
@@ -602,8 +499,7 @@ class Go {
     pacer_.last_heap_goal = from.last_heap_goal;
     pacer_.commit(true);
     pacer_.sweep_dist_min_trigger = from.sweep_dist_min_trigger;
-    finalizer_bytes_ = from.finalizer_bytes;
-    startup_root_work_ = from.root_work;
+    collector_.restore(from.finalizer_bytes, from.root_work);
     sweeper_.restore(from.pages_swept);
   }
 
@@ -628,7 +524,7 @@ class Go {
       }
     }
     heap_.restore_span(span);
-    if (record.kind == Snapshot::kWorkBuffer) work_buffers_.push_back(&span);
+    if (record.kind == Snapshot::kWorkBuffer) collector_.restore_work_buffer(span);
     return span;
   }
 
@@ -637,13 +533,19 @@ class Go {
   struct Tiers {
     explicit Tiers(const Options& options)
         : pacer(options.gogc, options.memory_limit, options.globals_scan_bytes, options.stack_scan_bytes),
-          heap(pacer, options.metadata_bytes, options.greentea, options.scavenge),
+          heap(pacer, options.metadata_bytes, options.greentea, options.scavenge_growth),
           centrals(heap),
-          sweeper(heap, centrals, pacer) {}
+          sweeper(heap, centrals, pacer),
+          collector(
+              {options.collector, options.procs, options.clock_of_trace, options.scavenge_in_background},
+              heap, pacer, sweeper, ps, paths) {}
     Pacer pacer;
     Mheap heap;
     Mcentrals centrals;
     Sweeper sweeper;
+    std::vector<std::unique_ptr<P>> ps;
+    Paths paths;
+    Collector collector;
   };
 
   Options options_;
@@ -652,35 +554,17 @@ class Go {
   Mheap& heap_ = tiers_->heap;
   Mcentrals& centrals_ = tiers_->centrals;
   Sweeper& sweeper_ = tiers_->sweeper;
-  std::uint64_t trigger_ = kNoGoal;
-  std::uint64_t finalizer_bytes_ = 0;
-  std::uint64_t startup_root_work_ = 0;
+  Collector& collector_ = tiers_->collector;
+  Paths& paths_ = tiers_->paths;
+  std::vector<std::unique_ptr<P>>& ps_ = tiers_->ps;
 
-  std::vector<std::unique_ptr<P>> ps_;
   std::vector<P*> p_by_thread_;
   P* running_ = nullptr;
   std::size_t thread_ordinal_ = 0;
-  std::vector<Span*> work_buffers_;
-  std::vector<std::uint64_t> stack_scans_;
-  std::optional<std::int64_t> last_cycle_ns_;  // None: to be learnt from the next event.
-  bool recording_cycles_ = false;
-  std::vector<std::array<std::uint64_t, 3>> cycle_history_;
+  std::size_t threads_ = 0;
 
   std::int64_t sizes_rounded_to_words_ = 0;
   std::int64_t alignments_met_by_size_ = 0;
-  std::int64_t zero_size_ = 0;
-  std::int64_t tiny_combined_ = 0;  // Objects that shared the block of an earlier one (Go: tinyAllocs).
-  std::int64_t tiny_blocks_ = 0;
-  std::int64_t small_ = 0;
-  std::int64_t large_ = 0;
-  std::int64_t large_from_new_os_memory_ = 0;
-  std::int64_t refills_ = 0;
-  std::int64_t refills_from_new_span_ = 0;  // Of memory that the heap had.
-  std::int64_t refills_from_new_os_memory_ = 0;
-  std::int64_t cycles_ = 0;
-  std::int64_t forced_ = 0;
-  std::int64_t mark_bytes_scan_ = 0;
-  std::int64_t mark_bytes_noscan_ = 0;
 };
 
 static_assert(harness::Allocator<Go>);

@@ -1,4 +1,5 @@
-// Marking: which slots a cycle finds alive, all at once and with the world stopped.
+// Marking: which slots a cycle finds alive, all at once: those that live when it begins. In Go, too, what
+// dies later stays, since the write barrier shades what a deleted pointer held (mbarrier.go).
 //
 // Above the page heap, whose spans it walks, below the sweeper, which acts on the marks. A slot is marked
 // while the program holds an object in it; what the process itself holds stays marked for good.

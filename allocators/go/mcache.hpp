@@ -44,7 +44,7 @@ class Mcache {
     span->alloc_count_before_cache = span->alloc_count;
     hold(*span, heap.occupancy());
     span->sweepgen = sweeper.sweepgen() + 3;
-    pacer.heap_live += span->bytes() - span->alloc_count * span->element_bytes;
+    pacer.update(span->bytes() - span->alloc_count * span->element_bytes, is_noscan(span_class));
     return true;
   }
 

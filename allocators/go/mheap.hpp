@@ -39,6 +39,7 @@ struct HeapCounters {
   std::int64_t grown_bytes = 0;
   std::int64_t arena_reservations = 0;
   std::int64_t lock_acquisitions = 0;
+  std::int64_t fresh_bytes = 0;  // Of spans, scavenged or never used until then.
 };
 
 class Mheap {
@@ -139,6 +140,15 @@ class Mheap {
     spans_.discard(span);
   }
 
+  // Gives back at least so many bytes, if there are. Returns the bytes given back.
+  std::uint64_t scavenge(std::uint64_t bytes, bool force) {
+    const std::uint64_t released = scavenger_.scavenge(bytes, force) * kPageBytes;
+    released_bytes_ += released;
+    free_bytes_ -= released;
+    ++counters_.lock_acquisitions;
+    return released;
+  }
+
   void flush_page_cache(PageCache& cache) {
     if (cache.empty()) return;
     ++counters_.lock_acquisitions;
@@ -203,6 +213,7 @@ class Mheap {
     const std::uint64_t scavenged_bytes = run->scavenged_pages * kPageBytes;
     scavenge_for(scavenged_bytes, growth);
     released_bytes_ -= scavenged_bytes;
+    counters_.fresh_bytes += static_cast<std::int64_t>(scavenged_bytes);
     free_bytes_ -= pages * kPageBytes - scavenged_bytes;
     return run->base;
   }
@@ -253,11 +264,7 @@ class Mheap {
     if (growth > 0 && goal != kNoGoal && retained_bytes() + growth > goal) {
       bytes = std::max(bytes, std::min(growth, retained_bytes() + growth - goal));
     }
-    if (bytes == 0) return;
-    const std::uint64_t released = scavenger_.scavenge(bytes, force) * kPageBytes;
-    released_bytes_ += released;
-    free_bytes_ -= released;
-    ++counters_.lock_acquisitions;
+    if (bytes > 0) scavenge(bytes, force);
   }
 
   SpanTable spans_;

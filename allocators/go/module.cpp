@@ -12,18 +12,20 @@ namespace nb = nanobind;
 using Replay = harness::Replay<go::Go>;
 
 void bind_options(nb::module_& m) {
-  nb::enum_<go::SweepMode>(m, "SweepMode")
-      .value("EAGER", go::SweepMode::kEager)
-      .value("LAZY", go::SweepMode::kLazy)
-      .value("STOPPED", go::SweepMode::kStopped);
+  nb::enum_<go::CollectorMode>(m, "CollectorMode")
+      .value("CONCURRENT", go::CollectorMode::kConcurrent)
+      .value("LAZY", go::CollectorMode::kLazy)
+      .value("STOPPED", go::CollectorMode::kStopped);
   nb::class_<go::Options>(m, "Options")
       .def(nb::init<>())
       .def_rw("gogc", &go::Options::gogc)
       .def_rw("memory_limit", &go::Options::memory_limit)
       .def_rw("procs", &go::Options::procs)
       .def_rw("greentea", &go::Options::greentea)
-      .def_rw("sweep", &go::Options::sweep)
-      .def_rw("scavenge", &go::Options::scavenge)
+      .def_rw("collector", &go::Options::collector)
+      .def_rw("clock_of_trace", &go::Options::clock_of_trace)
+      .def_rw("scavenge_growth", &go::Options::scavenge_growth)
+      .def_rw("scavenge_in_background", &go::Options::scavenge_in_background)
       .def_rw("globals_scan_bytes", &go::Options::globals_scan_bytes)
       .def_rw("stack_scan_bytes", &go::Options::stack_scan_bytes)
       .def_rw("metadata_bytes", &go::Options::metadata_bytes);
@@ -170,10 +172,10 @@ NB_MODULE(_go, m) {
       .def("chunks", &chunks_of)
       .def("processors", &processors_of)
       .def("central", &central_of)
-      .def("record_cycles", [](Replay& self, bool on) { self.allocator().record_cycles(on); })
-      .def("take_cycles", [](Replay& self) { return self.allocator().take_cycles(); })
+      .def("record_cycles", [](Replay& self, bool on) { self.allocator().collector().record_cycles(on); })
+      .def("take_cycles", [](Replay& self) { return self.allocator().collector().take_cycles(); })
       .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {
-        self.allocator().set_stack_scans(std::move(bytes));
+        self.allocator().collector().set_stack_scans(std::move(bytes));
       });
   m.def("size_class_table", &size_class_table, nb::arg("greentea"));
 }

@@ -1,7 +1,7 @@
 // The scavenger: how much memory the heap keeps, and giving the rest back to the OS.
 //
-// Above the page allocator, below the page heap, which calls it when it grows or passes the memory limit. The
-// background scavenger, which is driven by the clock, is left out.
+// Above the page allocator, below the page heap, which calls it when it grows or passes the memory limit; the
+// collector calls it for the background scavenger, which is driven by the clock.
 #pragma once
 
 #include <cstdint>

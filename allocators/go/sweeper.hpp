@@ -1,8 +1,9 @@
 // The sweeper: after a cycle, turns the marks of each span into its free slots and frees spans without any.
 //
 // Above page heap, central lists and marker, below go.hpp. The tiers under it call it where they run short,
-// through Reclaims and Sweeps. An eager cycle drains it at once; a lazy one leaves it to allocation: in
-// proportion to what is allocated, on refills, and by the page reclaimer before the heap grows.
+// through Reclaims and Sweeps. A stopped or an explicit cycle drains it at once; others leave it to
+// allocation (in proportion to what is allocated, on refills, and by the page reclaimer before the heap
+// grows) and to the background sweeper, for which the collector calls sweep_one().
 #pragma once
 
 #include <algorithm>
@@ -65,6 +66,25 @@ class Sweeper final : public Reclaims, public Sweeps {
   void finish() {
     while (sweep_one()) {
     }
+  }
+
+  // Sweeps the next span of the central lists, full before partial in each class (mgcsweep.go: sweepone).
+  bool sweep_one() {
+    if (drained_) return false;
+    while (central_index_ < 2 * kSpanClasses) {
+      Span* span =
+          centrals_.of(static_cast<SpanClass>(central_index_ / 2)).pop_unswept(central_index_ % 2 == 0);
+      if (span == nullptr) {
+        ++central_index_;
+        continue;
+      }
+      if (!unswept(*span)) continue;
+      const std::uint64_t pages = span->pages;
+      if (sweep(*span, false)) reclaim_credit_ += pages;
+      return true;
+    }
+    drained_ = true;
+    return false;
   }
 
   // Sweeps one span (sweepLocked.sweep). Preserved: it stays with the caller, whatever is left in it.
@@ -138,25 +158,6 @@ class Sweeper final : public Reclaims, public Sweeps {
  private:
   bool unswept(const Span& span) const {
     return span.state == SpanState::kInUse && span.sweepgen + 2 == sweepgen_;
-  }
-
-  // Sweeps the next span of the central lists, full before partial in each class (mgcsweep.go: sweepone).
-  bool sweep_one() {
-    if (drained_) return false;
-    while (central_index_ < 2 * kSpanClasses) {
-      Span* span =
-          centrals_.of(static_cast<SpanClass>(central_index_ / 2)).pop_unswept(central_index_ % 2 == 0);
-      if (span == nullptr) {
-        ++central_index_;
-        continue;
-      }
-      if (!unswept(*span)) continue;
-      const std::uint64_t pages = span->pages;
-      if (sweep(*span, false)) reclaim_credit_ += pages;
-      return true;
-    }
-    drained_ = true;
-    return false;
   }
 
   // mheap.reclaimChunk, pages from the first arena's start. Returns the pages freed.

@@ -137,14 +137,23 @@ class RuntimeProcess:
 
     def replay(self, batch: EventBatch) -> Replayed:
         """Carry out events, at most as many as the process has capacity for."""
-        records = self._records(batch)
-        at = 0
-        self._shared[at : at + records.nbytes] = records.tobytes()
-        in_use, elapsed, _ = self._ask(_REPLAY, len(records))
-        answers = self._words(self._capacity * RECORD.itemsize, len(records))
+        return self.replay_at_once([batch])
+
+    def replay_at_once(self, batches: Iterable[EventBatch]) -> Replayed:
+        """Carry out several batches without a pause; together they must not exceed the capacity."""
+        count = 0
+        for batch in batches:
+            records = self._records(batch, self._capacity - count)
+            start = count * RECORD.itemsize
+            self._shared[start : start + records.nbytes] = records.tobytes()
+            count += len(records)
+        in_use, elapsed, _ = self._ask(_REPLAY, count)
+        answers = self._words(self._capacity * RECORD.itemsize, count)
         # What was freed, and what has no memory, has no address.
+        records = np.frombuffer(self._shared, RECORD, count)
         answers[(records["op"] != _ALLOCATE) | (records["size"] == 0)] = 0
-        return Replayed(answers, in_use / max(1, len(records)), elapsed)
+        del records  # A view of the file, which could not be closed.
+        return Replayed(answers, in_use / max(1, count), elapsed)
 
     def state(self) -> HeapState:
         """Return the heap as it stands."""
@@ -173,9 +182,9 @@ class RuntimeProcess:
         self._said.close()
         self._shared.close()
 
-    def _records(self, batch: EventBatch) -> NDArray[Any]:
-        if len(batch.op) > self._capacity:
-            raise AllocatorError(f"{len(batch.op)} events in a batch, expected at most {self._capacity}")
+    def _records(self, batch: EventBatch, room: int) -> NDArray[Any]:
+        if len(batch.op) > room:
+            raise AllocatorError(f"{len(batch.op)} events in a batch, expected at most {room}")
         most = int(batch.slot.max(initial=0))
         if most >= self._slots:
             raise AllocatorError(f"the replayer holds {self._slots} objects at most, and a trace {most + 1}")

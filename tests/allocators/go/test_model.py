@@ -197,7 +197,7 @@ def test_the_first_collection_begins_at_95_percent_of_the_minimum():
     # One slot of 8 KiB a span, so that the heap's live bytes are the objects'.
     rows = [(ALLOC, 0, i, 8192, True) for i in range(490)]
     assert heap_after(rows[:487], gogc=100)[2].native.state()["trigger"] == 3997696
-    _, _, model = heap_after(rows, gogc=100)
+    _, _, model = heap_after(rows, gogc=100, collector="stopped")
     assert [cycle[:2] for cycle in model.native.take_cycles()] == [[3997696, 3997696]]
 
 
@@ -255,6 +255,70 @@ def test_a_pause_of_years_is_as_long_as_its_last_day():
     assert forced([-(2**63), -(2**63), 2**63 - 1], rows) == 24 * 30 - 1
 
 
+# Objects that, with their headers, fill a page each; the last one brings the heap to its first trigger.
+TO_THE_TRIGGER = [(ALLOC, 0, i, 8184, False) for i in range(488)]
+AFTER_IT = 700
+
+
+def marking(*, die, time_ns=None, **options):
+    """A model that has begun to mark 488 objects and goes on to allocate; `die`: the 488 are given up then.
+
+    Returns (live at the start, marked) of each cycle that has ended, and the counters.
+    """
+    rows = list(TO_THE_TRIGGER)
+    rows += [(FREE, 0, i, 0, False) for i in range(488)] if die else []
+    rows += [(ALLOC, 0, 1000 + i, 8192, True) for i in range(AFTER_IT)]
+    model = Go(**({"procs": 1} | options))
+    model.native.record_cycles(True)
+    times = None if time_ns is None else [0] * (len(rows) - AFTER_IT) + [time_ns] * AFTER_IT
+    feed(model, batch_with(rows, time_ns=times))
+    return [cycle[:2] for cycle in model.native.take_cycles()], model.result()["counters"]
+
+
+def test_what_is_allocated_while_it_marks_stays_for_the_cycle():
+    ((live, marked), *_), counters = marking(die=False)
+    assert live == 488 * 8192
+    assert counters["gc_assists"] > 1
+    allocated_meanwhile = marked - live
+    assert 20 * 8192 <= allocated_meanwhile < AFTER_IT * 8192
+    ((live, marked), *_), _ = marking(die=False, collector="stopped")
+    assert (live, marked) == (488 * 8192, 488 * 8192)
+
+
+def test_what_dies_while_it_marks_is_found_dead_by_the_next_cycle():
+    ((_, marked), *_), _ = marking(die=True)
+    assert marked > 488 * 8192
+
+
+def test_a_program_that_waits_is_marked_for_by_an_idle_p_and_by_itself_where_there_is_none():
+    alone, helped = (marking(die=False, time_ns=10**9, procs=procs)[1] for procs in (1, 2))
+    assert alone["gc_cycles"] > 0 < helped["gc_cycles"]
+    assert helped["gc_assist_bytes"] < alone["gc_assist_bytes"]
+
+
+def test_an_explicit_collection_ends_the_one_that_runs():
+    rows = [*TO_THE_TRIGGER, (GC, 0, 0, 0, False)]
+    counters = heap_after(rows, gogc=100)[2].result()["counters"]
+    assert (counters["gc_cycles"], counters["gc_forced"]) == (2, 1)
+
+
+def test_an_idle_p_sweeps_and_scavenges_while_time_passes():
+    # A heap that dies; then one object of a new class an hour, at which the clock is looked at.
+    small = [(ALLOC, 0, i, 8192, False) for i in range(4000)]
+    dead = [(FREE, 0, i, 0, False) for i in range(4000)]
+    hours = [(ALLOC, 0, i, 64 + 128 * i, True) for i in range(6)]
+    rows = [*small, *dead, (GC, 0, 0, 0, False), *hours]
+    hour_ns = 60 * MINUTE_NS
+    times = [0] * 8001 + [hour_ns * i for i in range(6)]
+
+    def released(**options):
+        model = Go(procs=2, **options)
+        (sample,) = feed(model, batch_with(rows, time_ns=times), [len(rows)])
+        return dict(zip(SAMPLE_COLUMNS, sample.tolist(), strict=True))["released"]
+
+    assert released() > released(scavenge="growth") + (8 << 20)
+
+
 def test_growth_scavenges_what_the_goal_does_not_keep():
     # A heap that dies but for one object in eight; then objects that fit into no gap.
     small = [(ALLOC, 0, i, 8192, True) for i in range(4000)]
@@ -310,7 +374,7 @@ def test_an_object_in_a_tiny_block_of_the_start_is_live_while_it_lives():
         ({"snapshot": "x.json"}, "start=snapshot"),
         ({"start": "snapshot", "snapshot": "/does/not/exist"}, "cannot be read"),
         ({"start": "snapshot", "greentea": "off"}, "set greentea=on"),
-        ({"sweep": "never"}, "eager, lazy, stopped"),
+        ({"collector": "never"}, "concurrent, lazy, stopped"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options, said):
@@ -365,6 +429,6 @@ def test_a_snapshot_that_contradicts_itself_is_refused(tmp_path):
 
 
 def test_options_are_read_from_the_command_line():
-    (spec,) = find("go:gogc=off,memory_limit=64MiB,procs=4,version=1.25,sweep=lazy")
+    (spec,) = find("go:gogc=off,memory_limit=64MiB,procs=4,version=1.25,collector=lazy")
     assert spec.options["memory_limit"] == 64 << 20
     assert spec.create().version == "1.25"

@@ -33,8 +33,9 @@ OPTIONS = st.fixed_dictionaries(
         "gogc": st.sampled_from([1, 5, 100, "off"]),
         "memory_limit": st.sampled_from([5 << 20, 8 << 20, "off"]),
         "procs": st.sampled_from([1, 3]),
-        "sweep": st.sampled_from(["eager", "lazy", "stopped"]),
-        "scavenge": st.sampled_from(["growth", "off"]),
+        "collector": st.sampled_from(["concurrent", "lazy", "stopped"]),
+        "clock": st.sampled_from(["trace", "cost"]),
+        "scavenge": st.sampled_from(["background", "growth", "off"]),
         "start": st.sampled_from(["bare", "snapshot"]),
     }
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from conformance.go.toolchains import BUILDS, toolchain
 from conformance.outcome import Outcome
 
 from allocators.go import Go
-from allocators.go.conformance import subjects
+from allocators.go.conformance import experiments_of, go_from, modelled_version, subjects
+from allocators.go.runtime import RuntimeProcess, find_toolchain, slots_of
 from harness.allocator import EventBatch, options_of
 from harness.conform import compare
 from harness.errors import HarnessError
@@ -34,12 +36,19 @@ MODES: dict[str, dict[str, Any]] = {
     "gc off": {"gogc": "off"},
     "gc off, several Ps": {"gogc": "off"},
     "explicit gc": {"gogc": "off", "procs": 1},
-    "stopped": {"sweep": "stopped", "procs": 1},
-    "stopped, gogc 50": {"sweep": "stopped", "gogc": 50, "procs": 1},
-    "lazy": {"sweep": "lazy", "procs": 1},
-    "lazy, gogc 50": {"sweep": "lazy", "gogc": 50, "procs": 1},
-    "lazy, gogc 200": {"sweep": "lazy", "gogc": 200, "procs": 1},
+    "stopped": {"collector": "stopped", "procs": 1},
+    "stopped, gogc 50": {"collector": "stopped", "gogc": 50, "procs": 1},
+    "lazy": {"collector": "lazy", "procs": 1},
+    "lazy, gogc 50": {"collector": "lazy", "gogc": 50, "procs": 1},
+    "lazy, gogc 200": {"collector": "lazy", "gogc": 200, "procs": 1},
+    "memory limit": {"collector": "stopped", "gogc": "off", "procs": 1},
 }
+
+# Events that a process is given at once.
+PART_EVENTS = 1 << 16
+
+# What takes the place of a limit: so much beyond twice what the program asks for at once.
+LIMIT_ROOM_BYTES = 16 << 20
 
 # Programs with several threads, and all others.
 THREADED = ("threads", "many_threads")
@@ -123,17 +132,78 @@ def run(case: Case, against: str | None = None) -> Outcome:
 def _compare(case: Case, against: str | None, outcome: Outcome) -> None:
     version, greentea = BUILDS[case.build]
     go = against or str(toolchain(version).go)
-    events: Callable[[], Iterable[EventBatch]]
-    if case.recorded:
-        reader = TraceReader(case.source)
-        events, count = partial(reader.checked, NOSCAN), reader.events
-    else:
-        batch = program(case.source, case.seed, case.allocations, case.mode == "explicit gc")
-        events, count = lambda: [batch], len(batch.op)
-
-    options = {option.name: option.default for option in options_of(Go)}
-    options |= MODES[case.mode] | {"greentea": greentea}
-    model, truth = subjects(options, go, events)
+    events, count = events_of(case)
+    options = options_for(case.mode) | {"greentea": greentea}
     stops = [(k + 1) * count // (CHECKPOINTS + 1) for k in range(CHECKPOINTS)]
+    if case.mode == "memory limit":
+        _compare_goals(options, Path(go), list(events()), stops, outcome)
+        return
+    made = subjects(options, go, events)
+    assert isinstance(made, tuple)
+    model, truth = made
     with closing(truth), closing(model):
         outcome.take(compare(events(), model, truth, checkpoints=stops))
+
+
+def events_of(case: Case) -> tuple[Callable[[], Iterable[EventBatch]], int]:
+    """Return what yields a case's events, again and again, and how many they are."""
+    if case.recorded:
+        reader = TraceReader(case.source)
+        return partial(reader.checked, NOSCAN), reader.events
+    batch = program(case.source, case.seed, case.allocations, case.mode == "explicit gc")
+    return lambda: [batch], len(batch.op)
+
+
+def options_for(mode: str) -> dict[str, Any]:
+    """Return the model's options in a mode, or the default ones."""
+    return {option.name: option.default for option in options_of(Go)} | MODES.get(mode, {})
+
+
+def _compare_goals(
+    options: dict[str, Any], go: Path, batches: list[EventBatch], stops: list[int], outcome: Outcome
+) -> None:
+    """Compare goal and trigger under a memory limit: the real ones, and those of a model that begins so.
+
+    Not in lock step, since the limit also counts the memory that the real runtime takes for itself.
+    """
+    peak_bytes = max(int(batch.requested.max(initial=0)) for batch in batches)
+    options["memory_limit"] = 2 * peak_bytes + LIMIT_ROOM_BYTES
+    toolchain = find_toolchain(go)
+    with RuntimeProcess(
+        toolchain,
+        collector="stopped",
+        gogc="off",
+        memory_limit=options["memory_limit"],
+        experiments=experiments_of(toolchain, options["greentea"]),
+        slots=slots_of(batches),
+    ) as process:
+        outcome.real = process.name
+        states = [process.state()]
+        for part in _cut(batches, stops):
+            process.replay(part)
+            outcome.events += len(part.op)
+            if outcome.events in stops:
+                states.append(process.state())
+        outcome.compared["cycles"] = len(process.cycles())
+    outcome.checkpoints = len(states)
+    green = {"version": modelled_version(toolchain), "greentea": "on" if states[0].greentea else "off"}
+    for number, state in enumerate(states):
+        found = go_from(state.snapshot(), options | green).native.state()
+        for name in ("goal", "trigger"):
+            outcome.compared[name] = outcome.compared.get(name, 0) + 1
+            if found[name] != state.scalars[name]:
+                outcome.differing += 1
+                outcome.examples.append(
+                    f"{name} of state {number}: model {found[name]}, real {state.scalars[name]}"
+                )
+
+
+def _cut(batches: list[EventBatch], stops: list[int]) -> Iterator[EventBatch]:
+    """Yield the events in parts that end at the stops, and are no longer than a process takes."""
+    done = 0
+    for batch in batches:
+        edges = {stop - done for stop in stops if done < stop < done + len(batch.op)}
+        edges |= {0, len(batch.op), *range(0, len(batch.op), PART_EVENTS)}
+        for begin, end in pairwise(sorted(edges)):
+            yield batch.part(begin, end)
+        done += len(batch.op)

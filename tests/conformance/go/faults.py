@@ -36,8 +36,8 @@ FAULTS = (
         "pacer.hpp",
         (
             (
-                "return std::clamp(goal, least, std::max(most, least));",
-                "return std::clamp(goal, least, std::max(most, least)) + 1;",
+                "return std::clamp(wanted, least, std::max(most, least));",
+                "return std::clamp(wanted, least, std::max(most, least)) + 1;",
             ),
         ),
     ),

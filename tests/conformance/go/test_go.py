@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from conformance.canary import NO_FAULT
+from conformance.go import default_mode
 from conformance.go.cases import MODES, RECORDED, Case, cases, run
 from conformance.go.faults import CANARY
 from conformance.go.shapes import LARGE, SHAPES, SMALL, program
 from conformance.go.suite import FIXED_BUILDS
 from conformance.go.toolchains import BUILDS, toolchain
 from go_support import feed
+from tabulate import tabulate
 
 from allocators.go import Go
 from harness.errors import AllocatorError
@@ -41,7 +44,7 @@ def check(case):
     assert not outcome.error
     assert not outcome.differing, "\n".join(outcome.examples)
     assert outcome.events > 0
-    assert outcome.compared["addresses"] > 0
+    assert sum(outcome.compared.values()) > 0
     return outcome
 
 
@@ -61,6 +64,22 @@ def test_the_fixed_part_has_every_mode_and_every_trace_for_two_versions():
         assert {case.mode for case in of_build} == set(MODES)
         assert {case.source for case in of_build} == {*SHAPES, *map(str, RECORDED)}
         assert len({case.source for case in of_build}) >= 20
+
+
+# How far a few runs on a machine with other things to do may lie from the model: the whole suite has the bar.
+LOOSE = 0.25
+
+
+@pytest.mark.parametrize("source", ["git-pack-objects", "sqlite3"])
+@pytest.mark.parametrize("build", FIXED_BUILDS)
+def test_in_the_default_mode_whole_runs_come_to_what_the_real_ones_do(source, build, capsys):
+    (path,) = (str(path) for path in RECORDED if path.stem == source)
+    found = default_mode.judge(build, 5, [path])
+    with capsys.disabled():
+        print("\n" + tabulate([each.row for each in found], default_mode.HEADERS))
+    assert len(found) == 6
+    for each in found:
+        assert replace(each.spread, margin=LOOSE).within
 
 
 @pytest.mark.parametrize(

@@ -334,18 +334,28 @@ func (w *harnessWriter) chunks() {
 }
 
 // harnessPin moves the running thread onto a P and keeps it there until harnessUnpin, so that one thread can play the
-// part of several. False, and not pinned, where that P is not idle or work waits on this one. No collection begins
-// while a thread is pinned.
+// part of several. False, and not pinned, where work waits on this P, which the caller should let run, or where the
+// wanted one does not become idle. No collection begins while a thread is pinned.
 //
 //go:linkname harnessPin main.harnessPin
 func harnessPin(id int32) bool {
 	mp := acquirem()
-	if mp.p.ptr().id == id || harnessSwitchP(mp, id) {
-		return true
+	// A thread that looks for work holds a P, too. It is waited for here: whoever yields instead has the scheduler wake
+	// the next one, and may do so for ever.
+	for range harnessPinTries {
+		if mp.p.ptr().id == id || harnessSwitchP(mp, id) {
+			return true
+		}
+		if !runqempty(mp.p.ptr()) {
+			break
+		}
+		systemstack(func() { usleep(5) })
 	}
 	releasem(mp)
 	return false
 }
+
+const harnessPinTries = 2000
 
 //go:linkname harnessUnpin main.harnessUnpin
 func harnessUnpin() { releasem(getg().m) }
