@@ -139,8 +139,11 @@ class Go {
     collector_.advance(time_ns, *running_);
   }
 
-  void prefetch(Block block) const {
-    if (block) __builtin_prefetch(&heap_.spans().at(block.span), 1);
+  [[gnu::always_inline]] void prefetch(Block block) const {
+    if (block.span < heap_.spans().size()) __builtin_prefetch(&heap_.spans().at(block.span), 1);
+  }
+  [[gnu::always_inline]] void prefetch_detail(Block block) const {
+    if (block.span < heap_.spans().size()) heap_.spans().at(block.span).prefetch_live_bit(block.slot);
   }
 
   std::optional<std::uint64_t> placement(Block block) const {

@@ -53,6 +53,12 @@ struct alignas(64) Span {
   std::uint64_t bytes() const { return pages * kPageBytes; }
   bool full() const { return alloc_count == nelems; }
 
+  [[gnu::always_inline]] void prefetch_live_bit(std::uint32_t slot) const {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(bits) +
+                                                     (words() + slot / 64) * sizeof(*bits)),
+                       1);
+  }
+
   // The lowest free slot, taken (mcache nextFreeFast and nextFree). The span is not full.
   std::uint32_t take_slot() {
     std::uint32_t slot = freeindex;

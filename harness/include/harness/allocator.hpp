@@ -104,9 +104,13 @@ concept Collects = requires(A a) { a.collect(); };
 template <typename A>
 concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread); };
 
-// Touches, for the hardware's sake, what a coming release of the block will read.
+// Touches, for the hardware's sake, what a coming release of the block will read. The block may be null.
 template <typename A>
 concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
+
+// The same somewhat later: what is found by reading what prefetch() touched.
+template <typename A>
+concept PrefetchesDetail = requires(const A& view, typename A::Block block) { view.prefetch_detail(block); };
 
 // Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
 template <typename A>

@@ -98,7 +98,7 @@ inline nb::dict to_python(const ClassUse& use, std::uint64_t requested, std::uin
 // What NativeAllocator.result() hands to the engine: exact totals, counters, classes.
 template <Allocator A>
 nb::dict result_of(const Replay<A>& replay) {
-  const Totals& totals = replay.totals();
+  const Totals totals = replay.totals();
   nb::dict result;
   result["committed_sum"] = to_python(totals.committed_sum);
   result["peak_mapped"] = totals.peak_mapped;

@@ -71,7 +71,7 @@ class Replay {
   template <typename... Options>
     requires std::constructible_from<A, Options...>
   explicit Replay(Options&&... options) : allocator_(std::forward<Options>(options)...) {
-    note_committed();
+    note_memory();
     if constexpr (HasClasses<A>) {
       requested_by_class_.resize(allocator_.class_rows());
       allocations_by_class_.resize(allocator_.class_rows());
@@ -80,7 +80,11 @@ class Replay {
 
   A& allocator() { return allocator_; }
   const A& allocator() const { return allocator_; }
-  const Totals& totals() const { return totals_; }
+  Totals totals() const {
+    Totals now = totals_;
+    now.committed_sum += static_cast<Uint128>(committed_now_) * (events_ - committed_since_);
+    return now;
+  }
   std::uint64_t events() const { return events_; }
 
   void record_placements(bool on) { placing_ = on; }
@@ -119,8 +123,9 @@ class Replay {
 
  private:
   // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
-  static constexpr std::size_t kPrefetchBlock = 32;
-  static constexpr std::size_t kPrefetchTarget = 16;
+  static constexpr std::size_t kPrefetchBlock = 48;
+  static constexpr std::size_t kPrefetchTarget = 32;
+  static constexpr std::size_t kPrefetchDetail = 16;
 
   void step(const Events& events, std::size_t i) {
     prefetch(events, i);
@@ -150,17 +155,23 @@ class Replay {
     note_event(events.requested[i] - failed_bytes_);
   }
 
-  void prefetch(const Events& events, std::size_t i) const {
+  // Inlined by force: GCC takes a function that only prefetches for one without effect, and drops its calls.
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i) const {
     if (i + kPrefetchBlock < events.slot.size()) {
       const std::uint32_t slot = events.slot[i + kPrefetchBlock];
       if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
     }
+    // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a line.
     if constexpr (Prefetches<A>) {
       if (i + kPrefetchTarget < events.slot.size()) {
         const std::uint32_t slot = events.slot[i + kPrefetchTarget];
-        if (static_cast<Op>(events.op[i + kPrefetchTarget]) == Op::kFree && slot < blocks_.size()) {
-          allocator_.prefetch(blocks_[slot]);
-        }
+        if (slot < blocks_.size()) allocator_.prefetch(blocks_[slot]);
+      }
+    }
+    if constexpr (PrefetchesDetail<A>) {
+      if (i + kPrefetchDetail < events.slot.size()) {
+        const std::uint32_t slot = events.slot[i + kPrefetchDetail];
+        if (slot < blocks_.size()) allocator_.prefetch_detail(blocks_[slot]);
       }
     }
   }
@@ -272,15 +283,18 @@ class Replay {
     }
   }
 
+  // Most events leave the heap's pages as they are: sums and maxima are brought up to date where one does
+  // not.
   void note_event(std::uint64_t requested) {
-    const std::uint64_t committed = note_committed();
-    totals_.committed_sum += committed;
+    if (allocator_.committed_bytes() != committed_now_ || allocator_.mapped_bytes() != mapped_now_) {
+      note_memory();
+    }
     if (requested > totals_.peak_requested || events_ == 0) {
       totals_.peak_requested = requested;
-      totals_.committed_at_peak_requested = committed;
+      totals_.committed_at_peak_requested = committed_now_;
     }
-    if (committed > totals_.peak_committed || events_ == 0) {
-      totals_.peak_committed = committed;
+    if (committed_now_ > totals_.peak_committed || events_ == 0) {
+      totals_.peak_committed = committed_now_;
       totals_.requested_at_peak_committed = requested;
       totals_.peak_committed_event = events_;
       totals_.peak_footprint = allocator_.footprint();
@@ -288,13 +302,15 @@ class Replay {
     ++events_;
   }
 
-  std::uint64_t note_committed() {
-    const std::uint64_t mapped = allocator_.mapped_bytes();
-    const std::uint64_t committed = allocator_.committed_bytes();
-    recent_mapped_ = std::max(recent_mapped_, mapped);
-    recent_committed_ = std::max(recent_committed_, committed);
-    totals_.peak_mapped = std::max(totals_.peak_mapped, mapped);
-    return committed;
+  // Before the event is counted that has changed it.
+  void note_memory() {
+    totals_.committed_sum += static_cast<Uint128>(committed_now_) * (events_ - committed_since_);
+    committed_since_ = events_;
+    mapped_now_ = allocator_.mapped_bytes();
+    committed_now_ = allocator_.committed_bytes();
+    recent_mapped_ = std::max(recent_mapped_, mapped_now_);
+    recent_committed_ = std::max(recent_committed_, committed_now_);
+    totals_.peak_mapped = std::max(totals_.peak_mapped, mapped_now_);
   }
 
   Sample take_sample() {
@@ -353,6 +369,9 @@ class Replay {
   std::uint64_t requested_now_ = 0;
   std::unordered_map<std::uint32_t, std::uint64_t> shortfalls_;  // By slot; empty but under a heap limit.
   std::uint64_t failed_bytes_ = 0;                               // Their sum.
+  std::uint64_t mapped_now_ = 0;
+  std::uint64_t committed_now_ = 0;
+  std::uint64_t committed_since_ = 0;  // The first event that committed_sum lacks.
   std::uint64_t recent_mapped_ = 0;
   std::uint64_t recent_committed_ = 0;
   std::vector<std::uint64_t> requested_by_class_;
