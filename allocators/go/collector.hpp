@@ -166,7 +166,7 @@ class Collector {
  private:
   // 2 minutes; sysmon waits for more than that, not for as much.
   static constexpr std::int64_t kForceGcPeriodNs = 120'000'000'001;
-  static constexpr std::int64_t kOverAssistWork = 64 << 10;  // mgcpacer.go: gcOverAssistWork
+  static constexpr double kOverAssistWork = 64 << 10;        // mgcpacer.go: gcOverAssistWork
   static constexpr std::int64_t kSweepBatch = 10;            // mgcsweep.go: sweepBatchSize
   static constexpr double kScavengeShare = 0.01;             // mgcscavenge.go: scavengePercent
   static constexpr std::uint64_t kScavengeQuantumPages = 8;  // mgcscavenge.go: scavengeQuantum, 64 KiB
@@ -260,12 +260,8 @@ class Collector {
   void assist(P& running) {
     const double work_per_byte = pacer_.assist_work_per_byte();
     const double bytes_per_work = pacer_.assist_bytes_per_work();
-    auto debt = static_cast<double>(-running.assist_bytes);
-    double work = work_per_byte * debt;
-    if (work < kOverAssistWork) {
-      work = kOverAssistWork;
-      debt = bytes_per_work * work;
-    }
+    const double debt = work_per_byte * static_cast<double>(-running.assist_bytes);
+    const double work = std::max(debt, kOverAssistWork);
     const double stolen = std::clamp(credit_, 0.0, work);
     credit_ -= stolen;
     const double own = std::min(work - stolen, work_left_);
@@ -356,8 +352,8 @@ class Collector {
 
   // mgcscavenge.go: bgscavenge has a hundredth of a CPU while the heap keeps more than its goal.
   void scavenge_in_background(double now) {
-    const double passed = std::max(now - scavenged_until_ns_, 0.0);
-    scavenged_until_ns_ = std::max(scavenged_until_ns_, now);
+    const double passed = std::max(now - scavenged_until_ns_.value_or(now), 0.0);
+    scavenged_until_ns_ = std::max(scavenged_until_ns_.value_or(now), now);
     const std::uint64_t goal = heap_.scavenger().gc_percent_goal();
     if (!heap_.scavenger().on() || goal == kNoGoal || heap_.retained_bytes() <= goal) {
       scavenge_ns_ = 0;
@@ -417,8 +413,8 @@ class Collector {
   double idle_ns_ = 0;
   double slice_start_ns_ = 0;
 
-  double scavenged_until_ns_ = 0;
-  double scavenge_ns_ = 0;  // Due to the background scavenger, and not spent.
+  std::optional<double> scavenged_until_ns_;  // None before the first look: a trace may begin at any time.
+  double scavenge_ns_ = 0;                    // Due to the background scavenger, and not spent.
 };
 
 }  // namespace go
