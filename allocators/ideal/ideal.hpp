@@ -10,19 +10,25 @@ namespace ideal {
 
 class Ideal {
  public:
-  // An object of no bytes is an object still, so a block says that it exists.
+  // An object of no bytes is an object still, so a block holds one more than its bytes.
   struct Block {
-    std::uint64_t bytes = 0;
-    bool exists = false;
-    explicit operator bool() const { return exists; }
+    std::uint64_t bytes_and_one = 0;
+    explicit operator bool() const { return bytes_and_one != 0; }
   };
 
   Block allocate(const harness::Request& request) {
     live_bytes_ += request.size;
-    return {request.size, true};
+    return {request.size + 1};
   }
 
-  void release(Block block, std::uint16_t /*thread*/) { live_bytes_ -= block.bytes; }
+  void release(Block block, std::uint16_t /*thread*/) { live_bytes_ -= block.bytes_and_one - 1; }
+
+  static constexpr bool kExchangesPages = true;
+  std::uint32_t exchange(harness::Choice allocates, Block& block, const harness::Request& request) {
+    live_bytes_ += allocates.of(request.size, 1 - block.bytes_and_one);
+    block.bytes_and_one = allocates.if_first(request.size + 1);
+    return 0;
+  }
 
   harness::Footprint footprint() const {
     const auto live = static_cast<std::int64_t>(live_bytes_);
@@ -35,6 +41,6 @@ class Ideal {
   std::uint64_t live_bytes_ = 0;
 };
 
-static_assert(harness::Allocator<Ideal>);
+static_assert(harness::Allocator<Ideal> && harness::Exchanges<Ideal>);
 
 }  // namespace ideal

@@ -87,9 +87,9 @@ class CentralFreeList {
     const std::uint32_t returned = std::min<std::uint32_t>(taken, span.returned_count);
     const std::uint32_t untouched = taken - returned;
     // The chain's head is its last element: what came back stands above what was never taken.
-    for (std::uint32_t i = untouched; i-- > 0;) chain.push_back(block(index, span.first_untouched + i));
+    for (std::uint32_t i = untouched; i-- > 0;) chain.push(block(index, span.first_untouched + i));
     for (std::uint32_t i = span.returned_count - returned; i < span.returned_count; ++i) {
-      chain.push_back(block(index, span.returned_objects[i]));
+      chain.push(block(index, span.returned_objects[i]));
     }
     span.first_untouched = static_cast<std::uint16_t>(span.first_untouched + untouched);
     span.returned_count = static_cast<std::uint16_t>(span.returned_count - returned);

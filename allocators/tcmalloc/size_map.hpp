@@ -124,10 +124,9 @@ class SizeMap {
     size_class.transfer_slots = std::min(kTransferSlots, size_class.transfer_slots_max);
   }
 
-  // Steps of 8 bytes up to 1 KiB, of 128 above (common.h: SizeMap::ClassIndex).
-  static std::uint32_t index_of(std::uint64_t size) {
-    return static_cast<std::uint32_t>(size <= 1024 ? (size + 7) >> 3 : (size + 127 + (120 << 7)) >> 7);
-  }
+  // Steps of 8 bytes. The original's are of 128 above 1 KiB (common.h: SizeMap::ClassIndex), where its
+  // classes are multiples of that; one rule needs no branch.
+  static std::uint32_t index_of(std::uint64_t size) { return static_cast<std::uint32_t>((size + 7) >> 3); }
 
   Page page_;
   std::uint32_t min_alignment_;  // common.h: kMinAlign, from this size on; 16 or 8.

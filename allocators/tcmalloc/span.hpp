@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace tcmalloc {
@@ -23,8 +26,46 @@ struct Block {
 static_assert(sizeof(Block) == 8);
 
 // A chain of objects on its way between tiers, tail first: its head, which goes out first, is the last
-// element. So chains move by copying between the ends of stacks.
-using Chain = std::vector<Block>;
+// element. So chains move by copying between the ends of stacks. What lies above the head, up to the
+// capacity, may be read and written: an exchange does not look before it does which of the two it needs.
+class Chain {
+ public:
+  std::uint32_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  Block head() const { return blocks_[size_ - 1]; }
+  std::span<const Block> from(std::uint32_t first) const { return {blocks_.get() + first, size_ - first}; }
+
+  void push(Block block) {
+    if (size_ == capacity_) [[unlikely]]
+      reserve(size_ + 1);
+    blocks_[size_++] = block;
+  }
+  void pop() { --size_; }
+  void append(std::span<const Block> blocks) {
+    const auto count = static_cast<std::uint32_t>(blocks.size());
+    if (size_ + count > capacity_) reserve(size_ + count);
+    std::copy(blocks.begin(), blocks.end(), blocks_.get() + size_);
+    size_ += count;
+  }
+  void truncate(std::uint32_t size) { size_ = size; }
+
+  // Doubles at least, so that growing one by one costs nothing.
+  void reserve(std::uint32_t capacity) {
+    if (capacity <= capacity_) return;
+    capacity = std::max(capacity, 2 * capacity_);
+    auto larger = std::make_unique<Block[]>(capacity);
+    std::copy_n(blocks_.get(), size_, larger.get());
+    blocks_ = std::move(larger);
+    capacity_ = capacity;
+  }
+
+ private:
+  friend class ThreadCache;  // Whose exchange works on the place of the head.
+
+  std::unique_ptr<Block[]> blocks_;
+  std::uint32_t size_ = 0;
+  std::uint32_t capacity_ = 0;
+};
 
 struct Span {
   enum class Location : std::uint8_t { kInUse, kNormal, kReturned };

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -60,7 +61,7 @@ class Tcmalloc {
       : version_(options.version),
         touch_(options.touch),
         tiers_(std::make_unique<Tiers>(options)),
-        live_objects_(tiers_->size_map.count()) {
+        objects_(tiers_->size_map.count()) {
     tiers_->limits.set_overall(options.max_total_thread_cache_bytes);
     tiers_->page_heap.set_aggressive_decommit(options.aggressive_decommit);
     if (options.counts_touched_pages) tiers_->page_heap.count_touched_pages(options.heap_base);
@@ -77,7 +78,7 @@ class Tcmalloc {
     const Block block =
         request.alignment > kAlignment ? memalign(request) : malloc(request.thread, request.size);
     if (block) [[likely]] {
-      note_live(block, 1);
+      note_allocation(block);
       if (tiers_->page_heap.touched_pages() != nullptr) [[unlikely]]
         touch_allocation(block, request);
     }
@@ -85,8 +86,25 @@ class Tcmalloc {
   }
 
   void release(Block block, std::uint16_t thread) {
-    note_live(block, -1);
+    note_release(block);
     free(thread, block);
+  }
+
+  static constexpr bool kExchangesPages = false;
+  // malloc or free of a small object, where the thread's cache need not ask another tier.
+  [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
+                                                const harness::Request& request) {
+    const bool is_small = request.size <= kMaxSizeBytes && request.alignment <= kAlignment;
+    if (!is_small || request.thread >= exchanging_threads_) [[unlikely]]
+      return harness::kNotExchanged;
+    ThreadCache* const cache = caches_[request.thread].get();
+    if (cache == nullptr) [[unlikely]]
+      return harness::kNotExchanged;
+    const std::uint64_t size_class = allocates.of(tiers_->size_map.class_of(request.size), block.size_class);
+    if (!cache->exchange(allocates, size_class, block)) [[unlikely]]
+      return harness::kNotExchanged;
+    ++objects_[size_class].count[allocates.if_first(1)];
+    return static_cast<std::uint32_t>(size_class);
   }
 
   // A null block, and the old one stands, where there is no memory for the new one.
@@ -99,7 +117,7 @@ class Tcmalloc {
     }
     const Block moved = malloc_for_realloc(request, old_bytes);
     if (!moved) return {};
-    note_live(moved, 1);
+    note_allocation(moved);
     touch(moved, std::min(old_bytes, request.size));  // What was copied.
     touch_program_bytes(moved, request.size);
     release(old, request.thread);
@@ -122,13 +140,13 @@ class Tcmalloc {
     now.live = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
     for (std::size_t c = 1; c < tiers_->size_map.count(); ++c) {
       const std::int64_t object_bytes = tiers_->size_map[c].object_bytes;
-      now.live += live_objects_[c] * object_bytes;
+      now.live += objects_[c].live() * object_bytes;
       now.transfer += static_cast<std::int64_t>(tiers_->transfer[c].free_objects()) * object_bytes;
       now.central += static_cast<std::int64_t>(tiers_->central[c].free_objects()) * object_bytes;
       now.tail +=
           static_cast<std::int64_t>(tiers_->central[c].spans()) * tiers_->size_map[c].tail_waste_bytes;
     }
-    now.front_end = static_cast<std::int64_t>(tiers_->limits.stats.free_bytes);
+    now.front_end = static_cast<std::int64_t>(tiers_->limits.free_bytes());
     now.page_heap = static_cast<std::int64_t>(tiers_->page_heap.stats().free_bytes);
     now.released = static_cast<std::int64_t>(tiers_->page_heap.stats().unmapped_bytes);
     now.runtime = start_up_bytes_;
@@ -199,6 +217,7 @@ class Tcmalloc {
   void start_thread(std::uint64_t vector_bytes) {
     const Block vector = malloc(kMainThread, vector_bytes);
     if (!vector) return;
+    thread_vectors_ += vector.size_class != 0;
     start_up_bytes_ += static_cast<std::int64_t>(usable_bytes(vector));
     touch(vector, usable_bytes(vector));
   }
@@ -240,6 +259,13 @@ class Tcmalloc {
     CacheLimits limits;
   };
 
+  // What the trace has done to objects of one class.
+  struct ObjectCounts {
+    std::array<std::uint64_t, 2> count{};  // Deaths and allocations.
+    std::uint64_t allocated() const { return count[1]; }
+    std::int64_t live() const { return static_cast<std::int64_t>(count[1] - count[0]); }
+  };
+
   Page page() const { return tiers_->size_map.page(); }
 
   std::unique_ptr<ThreadCache> new_heap() {
@@ -255,8 +281,14 @@ class Tcmalloc {
   ThreadCache& cache_of(std::uint16_t thread) {
     if (ThreadCache* cache = find_cache(thread)) [[likely]]
       return *cache;
+    return give_cache(thread, new_heap());
+  }
+
+  ThreadCache& give_cache(std::uint16_t thread, std::unique_ptr<ThreadCache> cache) {
     if (thread >= caches_.size()) caches_.resize(thread + std::size_t{1});
-    caches_[thread] = new_heap();
+    caches_[thread] = std::move(cache);
+    // Where touched pages are counted, every allocation may touch some.
+    if (tiers_->page_heap.touched_pages() == nullptr) exchanging_threads_ = caches_.size();
     return *caches_[thread];
   }
 
@@ -355,11 +387,20 @@ class Tcmalloc {
     return malloc(request.thread, request.size);
   }
 
-  void note_live(Block block, int count) {
-    live_objects_[block.size_class] += count;
-    if (block.size_class == 0) [[unlikely]] {
-      large_live_pages_ += tiers_->page_heap.spans()[block.span].pages * static_cast<std::uint64_t>(count);
-    }
+  void note_allocation(Block block) {
+    ++objects_[block.size_class].count[1];
+    if (block.size_class == 0) large_live_pages_ += tiers_->page_heap.spans()[block.span].pages;
+  }
+  void note_release(Block block) {
+    ++objects_[block.size_class].count[0];
+    if (block.size_class == 0) large_live_pages_ -= tiers_->page_heap.spans()[block.span].pages;
+  }
+
+  // Allocations that a list of a thread cache served: all small ones that needed no refill.
+  std::uint64_t front_end_hits() const {
+    std::uint64_t small = thread_vectors_;
+    for (std::size_t c = 1; c < objects_.size(); ++c) small += objects_[c].allocated();
+    return small - tiers_->limits.stats.served.refills;
   }
 
   // What a debugger shows of a dynamically linked process before main(): libstdc++ makes its emergency pool,
@@ -375,7 +416,7 @@ class Tcmalloc {
     // At this point the thread cannot see its cache: the byte goes to its span.
     tiers_->transfer.insert_range(byte.size_class, std::span(&byte, 1));
     if (version_.keeps_first_cache()) {
-      caches_.push_back(std::move(first));
+      give_cache(kMainThread, std::move(first));
     } else {
       orphan_cache_ = std::move(first);
     }
@@ -408,7 +449,9 @@ class Tcmalloc {
   std::unique_ptr<ThreadCache>
       orphan_cache_;  // Of the main thread, up to 2.15: listed, and never used again.
   std::vector<std::unique_ptr<ThreadCache>> caches_;  // By thread.
-  std::vector<std::int64_t> live_objects_;            // By class.
+  std::size_t exchanging_threads_ = 0;                // How many of them exchange() may use.
+  std::vector<ObjectCounts> objects_;                 // By class.
+  std::uint64_t thread_vectors_ = 0;                  // Small ones.
   std::uint64_t large_live_pages_ = 0;
   std::int64_t start_up_bytes_ = 0;
   std::uint64_t extra_bytes_released_ = 0;
@@ -419,7 +462,7 @@ class Tcmalloc {
 
 inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
   std::vector<harness::ClassUse> rows(tiers_->size_map.count());
-  rows[0].spans = rows[0].live_objects = live_objects_[0];
+  rows[0].spans = rows[0].live_objects = objects_[0].live();
   rows[0].live_bytes = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
   for (std::size_t c = 1; c < rows.size(); ++c) {
     const SizeClass& size_class = tiers_->size_map[c];
@@ -429,8 +472,8 @@ inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
                .slot_bytes = object_bytes,
                .span_bytes = static_cast<std::int64_t>(size_class.span_bytes),
                .spans = static_cast<std::int64_t>(tiers_->central[c].spans()),
-               .live_objects = live_objects_[c],
-               .live_bytes = live_objects_[c] * object_bytes,
+               .live_objects = objects_[c].live(),
+               .live_bytes = objects_[c].live() * object_bytes,
                .front_end_bytes = static_cast<std::int64_t>(free.thread) * object_bytes,
                .transfer_bytes = static_cast<std::int64_t>(free.transfer) * object_bytes,
                .central_bytes = static_cast<std::int64_t>(free.central) * object_bytes,
@@ -456,7 +499,7 @@ inline harness::Counters Tcmalloc::counters() const {
   const std::uint64_t page_heap_locks =
       pages.lock_acquisitions + front.caches_created + front.caches_deleted + front.scavenges;
   const std::pair<const char*, std::uint64_t> counts[] = {
-      {"front_end_hits", front.served.hits},
+      {"front_end_hits", front_end_hits()},
       {"refills", front.served.refills},
       {"refilled_objects", front.served.refilled_objects},
       {"refills_from_transfer", front.served.transfer_refills},
@@ -527,6 +570,7 @@ inline harness::Counters Tcmalloc::properties() const {
 static_assert(harness::Allocator<Tcmalloc>);
 static_assert(harness::Reallocates<Tcmalloc>);
 static_assert(harness::EndsThreads<Tcmalloc>);
+static_assert(harness::Exchanges<Tcmalloc>);
 static_assert(harness::Places<Tcmalloc>);
 static_assert(harness::Counts<Tcmalloc>);
 static_assert(harness::HasClasses<Tcmalloc>);

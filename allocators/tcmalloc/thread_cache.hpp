@@ -6,9 +6,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "size_map.hpp"
 #include "transfer_cache.hpp"
@@ -19,7 +20,6 @@ class ThreadCache;
 
 // Where allocations were served.
 struct ServedAllocations {
-  std::uint64_t hits = 0;     // By a list.
   std::uint64_t refills = 0;  // By FetchFromCentralCache, which got so many objects.
   std::uint64_t refilled_objects = 0;
   std::uint64_t transfer_refills = 0;  // Refills by the farthest tier that was asked.
@@ -29,7 +29,6 @@ struct ServedAllocations {
 };
 
 struct ThreadCacheStats {
-  std::uint64_t free_bytes = 0;  // In all caches.
   ServedAllocations served;
   std::uint64_t flushes = 0;  // ReleaseToCentralCache.
   std::uint64_t flushed_objects = 0;
@@ -48,6 +47,7 @@ class CacheLimits {
 
   std::uint64_t overall_bytes() const { return overall_bytes_; }
   ThreadCache* first() const { return first_; }
+  inline std::uint64_t free_bytes() const;  // In all caches.
   void set_min_per_thread(std::uint64_t bytes) { min_per_thread_bytes_ = bytes; }
 
   inline void set_overall(std::uint64_t bytes);
@@ -76,8 +76,13 @@ class ThreadCache {
  public:
   // The limit is raised before the cache is among those to steal from.
   ThreadCache(const SizeMap& size_map, TransferCaches& transfer, CacheLimits& limits)
-      : size_map_(size_map), transfer_(transfer), limits_(limits), lists_(size_map.count()) {
-    for (std::uint32_t c = 0; c < lists_.size(); ++c) lists_[c].object_bytes = size_map[c].object_bytes;
+      : size_map_(size_map), transfer_(transfer), limits_(limits) {
+    for (std::uint32_t c = 0; c < size_map.count(); ++c) {
+      lists_[c].object_bytes = size_map[c].object_bytes;
+      lists_[c].allow(1);  // Slow start.
+    }
+    // Class 0 has no list: its objects have a span of their own. So no exchange finds it in order.
+    lists_[0].max_length = 0;
     limits_.increase(*this);
     if (max_bytes_ == 0) limits_.claim_minimum(*this);
     limits_.link(*this);
@@ -87,7 +92,7 @@ class ThreadCache {
 
   // Cleanup: gives every object back.
   void cleanup() {
-    for (std::uint32_t c = 0; c < lists_.size(); ++c) {
+    for (std::uint32_t c = 0; c < size_map_.count(); ++c) {
       if (!lists_[c].objects.empty()) release_to_central_cache(c, lists_[c].length());
     }
   }
@@ -100,29 +105,51 @@ class ThreadCache {
   }
 
   std::uint64_t free_objects(std::size_t size_class) const { return lists_[size_class].length(); }
+  std::uint64_t free_bytes() const { return static_cast<std::uint64_t>(bytes_); }
   const ThreadCache* next() const { return next_; }
 
   Block allocate(std::uint8_t size_class) {
     FreeList& list = lists_[size_class];
     if (list.objects.empty()) [[unlikely]]
       return fetch_from_central_cache(size_class);
-    const Block object = list.objects.back();
-    list.objects.pop_back();
+    const Block object = list.objects.head();
+    list.objects.pop();
     list.low_water = std::min(list.low_water, list.length());
-    ++limits_.stats.served.hits;
-    add_bytes(-std::int64_t{list.object_bytes});
+    bytes_ -= list.object_bytes;
     return object;
   }
 
   void deallocate(Block object) {
     FreeList& list = lists_[object.size_class];
-    list.objects.push_back(object);
-    add_bytes(list.object_bytes);
+    list.objects.push(object);
+    bytes_ += list.object_bytes;
     if (list.length() > list.max_length) [[unlikely]] {
       list_too_long(object.size_class);
     } else if (bytes_ > max_bytes_) [[unlikely]] {
       scavenge();
     }
+  }
+
+  // allocate() or deallocate(), where a list has what is wanted, or room: both move one object between its
+  // head and the block. Returns false, nothing done, where another tier is needed.
+  [[gnu::always_inline]] bool exchange(harness::Choice allocates, std::uint64_t size_class, Block& block) {
+    FreeList& list = lists_[size_class];
+    // Wraps where the list is empty.
+    const std::uint32_t length =
+        list.length() + static_cast<std::uint32_t>(allocates.of(~std::uint64_t{0}, 1));
+    const std::uint64_t object_bytes = list.object_bytes;
+    const std::int64_t bytes =
+        bytes_ + static_cast<std::int64_t>(allocates.of(0 - object_bytes, object_bytes));
+    if (length > list.max_length || bytes > max_bytes_) [[unlikely]]
+      return false;
+    Block& place = list.objects.blocks_[length - allocates.if_second(1)];
+    const std::uint64_t head = std::bit_cast<std::uint64_t>(place);
+    place = std::bit_cast<Block>(allocates.of(head, std::bit_cast<std::uint64_t>(block)));
+    block = std::bit_cast<Block>(allocates.if_first(head));
+    list.objects.size_ = length;
+    list.low_water = std::min(list.low_water, length);
+    bytes_ = bytes;
+    return true;
   }
 
  private:
@@ -133,17 +160,17 @@ class ThreadCache {
 
   struct FreeList {
     Chain objects;
-    std::uint32_t low_water = 0;   // Least length since the last scavenge.
-    std::uint32_t max_length = 1;  // Slow start.
+    std::uint32_t low_water = 0;  // Least length since the last scavenge.
+    std::uint32_t max_length = 0;
     std::uint32_t overages = 0;
     std::uint32_t object_bytes = 0;
-    std::uint32_t length() const { return static_cast<std::uint32_t>(objects.size()); }
+    std::uint32_t length() const { return objects.size(); }
+    // There is room for as many as there may be.
+    void allow(std::uint32_t objects_at_most) {
+      max_length = objects_at_most;
+      objects.reserve(objects_at_most);
+    }
   };
-
-  void add_bytes(std::int64_t bytes) {
-    bytes_ += bytes;
-    limits_.stats.free_bytes += static_cast<std::uint64_t>(bytes);
-  }
 
   void raise_limit(std::int64_t bytes) { max_bytes_ = static_cast<std::int32_t>(max_bytes_ + bytes); }
 
@@ -156,15 +183,15 @@ class ThreadCache {
     if (list.objects.empty()) return {};
     note_refill(size_class, from_transfer);
     // The chain's head goes to the caller.
-    const Block head = list.objects.back();
-    list.objects.pop_back();
-    add_bytes(std::int64_t{list.length()} * size_map_[size_class].object_bytes);
+    const Block head = list.objects.head();
+    list.objects.pop();
+    bytes_ += std::int64_t{list.length()} * size_map_[size_class].object_bytes;
     // One more each time up to a batch, then a batch more each time, in whole batches.
     if (list.max_length < batch) {
-      ++list.max_length;
+      list.allow(list.max_length + 1);
     } else {
       const std::uint32_t longer = std::min(list.max_length + batch, kMaxListLength);
-      list.max_length = longer - longer % batch;
+      list.allow(longer - longer % batch);
     }
     return head;
   }
@@ -195,7 +222,7 @@ class ThreadCache {
     const std::uint32_t batch = size_map_[size_class].batch_objects;
     release_to_central_cache(size_class, batch);
     if (list.max_length < batch) {
-      ++list.max_length;
+      list.allow(list.max_length + 1);
     } else if (list.max_length > batch && ++list.overages > kMaxOverages) {
       list.max_length -= batch;
       list.overages = 0;
@@ -213,18 +240,18 @@ class ThreadCache {
     for (std::uint32_t left = objects; left > 0;) {
       const std::uint32_t count = std::min(left, properties.batch_objects);
       const std::uint32_t kept = list.length() - count;
-      transfer_.insert_range(static_cast<std::uint8_t>(size_class), std::span(list.objects).subspan(kept));
-      list.objects.resize(kept);
+      transfer_.insert_range(static_cast<std::uint8_t>(size_class), list.objects.from(kept));
+      list.objects.truncate(kept);
       left -= count;
     }
     list.low_water = std::min(list.low_water, list.length());
-    add_bytes(-std::int64_t{objects} * properties.object_bytes);
+    bytes_ -= std::int64_t{objects} * properties.object_bytes;
   }
 
   // Drops half of what no allocation has touched since the last time, and asks for a higher limit.
   void scavenge() {
     ++limits_.stats.scavenges;
-    for (std::uint32_t c = 0; c < lists_.size(); ++c) {
+    for (std::uint32_t c = 0; c < size_map_.count(); ++c) {
       FreeList& list = lists_[c];
       if (const std::uint32_t low = list.low_water; low > 0) {
         release_to_central_cache(c, std::max<std::uint32_t>(low / 2, 1));
@@ -239,7 +266,7 @@ class ThreadCache {
   const SizeMap& size_map_;
   TransferCaches& transfer_;
   CacheLimits& limits_;
-  std::vector<FreeList> lists_;
+  std::array<FreeList, kMaxClasses> lists_;
   std::int64_t bytes_ = 0;
   // Of 32 bits as in the original: a minimum of 2 GiB makes it negative. That is less than any size and,
   // compared unsigned with what may be stolen, more than any.
@@ -247,6 +274,14 @@ class ThreadCache {
   ThreadCache* next_ = nullptr;
   ThreadCache* previous_ = nullptr;
 };
+
+inline std::uint64_t CacheLimits::free_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const ThreadCache* cache = first_; cache != nullptr; cache = cache->next()) {
+    bytes += cache->free_bytes();
+  }
+  return bytes;
+}
 
 // set_overall_thread_cache_size and RecomputePerThreadCacheSize: clipped to what the library allows; a
 // smaller share lowers every limit in proportion, a larger one raises none.

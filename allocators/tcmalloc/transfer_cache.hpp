@@ -68,9 +68,9 @@ class TransferCaches {
     if (objects == cache.batch_objects_ && cache.used_slots_ > 0) {
       ++stats_.hits;
       --cache.used_slots_;
-      const auto batch = cache.objects_.end() - static_cast<std::ptrdiff_t>(objects);
-      chain.insert(chain.end(), batch, cache.objects_.end());
-      cache.objects_.erase(batch, cache.objects_.end());
+      const std::uint32_t left = cache.objects_.size() - objects;
+      chain.append(cache.objects_.from(left));
+      cache.objects_.truncate(left);
       return true;
     }
     cache.central_.remove_range(objects, chain);
@@ -84,7 +84,7 @@ class TransferCaches {
     if (chain.size() == cache.batch_objects_ && make_cache_space(size_class)) {
       ++stats_.inserts;
       ++cache.used_slots_;
-      cache.objects_.insert(cache.objects_.end(), chain.begin(), chain.end());
+      cache.objects_.append(chain);
       return;
     }
     cache.central_.release_list_to_spans(chain);
@@ -118,9 +118,9 @@ class TransferCaches {
     --cache.cache_size_;
     if (full) {
       --cache.used_slots_;
-      const auto batch = cache.objects_.size() - cache.batch_objects_;
-      cache.central_.release_list_to_spans(std::span(cache.objects_).subspan(batch));
-      cache.objects_.resize(batch);
+      const std::uint32_t left = cache.objects_.size() - cache.batch_objects_;
+      cache.central_.release_list_to_spans(cache.objects_.from(left));
+      cache.objects_.truncate(left);
     }
     return true;
   }

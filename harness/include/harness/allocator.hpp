@@ -87,6 +87,22 @@ concept Allocator = requires(A a, const A& view, const Request& request, typenam
   { view.committed_bytes() } -> std::same_as<std::uint64_t>;
 };
 
+// One of two values, chosen without a branch. Compilers make a branch of a conditional where they like, so
+// the choice is hidden from them in a mask.
+class Choice {
+ public:
+  explicit Choice(bool first) : mask_(std::uint64_t{0} - first) { asm("" : "+r"(mask_)); }
+
+  std::uint64_t of(std::uint64_t first, std::uint64_t second) const {
+    return second ^ ((first ^ second) & mask_);
+  }
+  std::uint64_t if_first(std::uint64_t value) const { return value & mask_; }
+  std::uint64_t if_second(std::uint64_t value) const { return value & ~mask_; }
+
+ private:
+  std::uint64_t mask_;
+};
+
 // What a backend may offer beyond that. The loop finds each by its presence.
 
 // Carries out realloc by the allocator's own rule; returns the block that now holds the object, or a null one
@@ -95,6 +111,19 @@ template <typename A>
 concept Reallocates = requires(A a, typename A::Block block, const Request& request) {
   { a.reallocate(block, request) } -> std::same_as<typename A::Block>;
 };
+
+// Carries out an allocation (the choice's first) or a death where that is one and the same work: a slot moves
+// between the block and the thread's cache, and no branch depends on which of the two it is, since nothing
+// can foretell that. The block is null before an allocation and after a death. Returns the object's
+// class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for whatever takes another way:
+// the loop then calls allocate() or release(). kExchangesPages says whether mapped or committed bytes may
+// change meanwhile.
+template <typename A>
+concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
+  { a.exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
+  { A::kExchangesPages } -> std::convertible_to<bool>;
+};
+inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
 // An explicit garbage collection.
 template <typename A>

@@ -72,6 +72,7 @@ class Replay {
     requires std::constructible_from<A, Options...>
   explicit Replay(Options&&... options) : allocator_(std::forward<Options>(options)...) {
     note_memory();
+    if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
     if constexpr (HasClasses<A>) {
       requested_by_class_.resize(allocator_.class_rows());
       allocations_by_class_.resize(allocator_.class_rows());
@@ -95,17 +96,20 @@ class Replay {
     std::vector<Sample> samples;
     samples.reserve(stops.size());
     const std::size_t count = events.op.size();
-    std::size_t i = 0;
+    make_room(events);
+    std::size_t done = 0;
     for (const std::int64_t stop : stops) {
-      if (stop < static_cast<std::int64_t>(i) || stop > static_cast<std::int64_t>(count)) {
-        throw InvariantError("stop " + std::to_string(stop) + " lies outside events " + std::to_string(i) +
+      if (stop < static_cast<std::int64_t>(done) || stop > static_cast<std::int64_t>(count)) {
+        throw InvariantError("stop " + std::to_string(stop) + " lies outside events " + std::to_string(done) +
                              " to " + std::to_string(count) + " of the batch");
       }
-      for (; i < static_cast<std::size_t>(stop); ++i) step(events, i);
-      if (i > 0) requested_now_ = events.requested[i - 1];
+      placing_ ? run<true>(events, done, static_cast<std::size_t>(stop))
+               : run<false>(events, done, static_cast<std::size_t>(stop));
+      done = static_cast<std::size_t>(stop);
+      if (done > 0) requested_now_ = events.requested[done - 1];
       samples.push_back(take_sample());
     }
-    for (; i < count; ++i) step(events, i);
+    placing_ ? run<true>(events, done, count) : run<false>(events, done, count);
     if (count > 0) requested_now_ = events.requested[count - 1];
     return samples;
   }
@@ -127,13 +131,65 @@ class Replay {
   static constexpr std::size_t kPrefetchTarget = 32;
   static constexpr std::size_t kPrefetchDetail = 16;
 
-  void step(const Events& events, std::size_t i) {
-    prefetch(events, i);
-    if constexpr (KeepsTime<A>) {
-      if (!events.time_ns.empty() && events.time_ns[i] >= allocator_.next_deadline_ns()) {
-        allocator_.advance(events.time_ns[i]);
+  // A slot for every object that the batch names, so that no event has to look whether there is one.
+  void make_room(const Events& events) {
+    std::uint32_t last = 0;
+    for (const std::uint32_t slot : events.slot) last = std::max(last, slot);
+    if (last >= blocks_.size() && !events.slot.empty()) blocks_.resize(last + std::size_t{1});
+  }
+
+  // The events of a batch from `first` up to `last`, not included.
+  template <bool kPlacing>
+  void run(const Events& events, std::size_t first, std::size_t last) {
+    const std::uint64_t earlier = events_ - first;  // Of the batches before.
+    for (std::size_t i = first; i < last; ++i) {
+      prefetch(events, i);
+      if constexpr (KeepsTime<A>) {
+        if (!events.time_ns.empty() && events.time_ns[i] >= deadline_ns_) {
+          allocator_.advance(events.time_ns[i]);
+          deadline_ns_ = allocator_.next_deadline_ns();
+        }
       }
+      if constexpr (Exchanges<A>) {
+        if (exchange(events, i)) [[likely]] {
+          if constexpr (kPlacing || A::kExchangesPages) events_ = earlier + i;
+          if constexpr (kPlacing) {
+            if (is_allocation(events.op[i])) place(blocks_[events.slot[i]]);
+          }
+          if constexpr (A::kExchangesPages) note_event(events.requested[i]);
+          continue;
+        }
+      }
+      events_ = earlier + i;
+      step(events, i);
     }
+    events_ = earlier + last;
+  }
+
+  // An allocation or a free, one like the other, where the allocator can do without telling them apart and no
+  // maximum of the trace's changes.
+  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
+    if ((kExchangedOps >> events.op[i] & 1) == 0 || events.requested[i] >= exchange_bound_) return false;
+    if constexpr (KeepsTime<A>) {
+      if (memory_changed()) return false;
+    }
+    const Choice allocates(is_allocation(events.op[i]));
+    const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
+    if (row == kNotExchanged) return false;
+    if constexpr (HasClasses<A>) {
+      const std::uint64_t size = events.size[i];
+      requested_by_class_[row] += allocates.of(size, 0 - size);
+      allocations_by_class_[row] += allocates.if_first(1);
+    }
+    return true;
+  }
+
+  static constexpr unsigned kAllocatingOps =
+      1U << static_cast<unsigned>(Op::kAlloc) | 1U << static_cast<unsigned>(Op::kCalloc);
+  static constexpr unsigned kExchangedOps = kAllocatingOps | 1U << static_cast<unsigned>(Op::kFree);
+  static bool is_allocation(std::uint8_t op) { return (kAllocatingOps >> op & 1) != 0; }
+
+  [[gnu::noinline]] void step(const Events& events, std::size_t i) {
     switch (static_cast<Op>(events.op[i])) {
       case Op::kAlloc:
       case Op::kCalloc:
@@ -153,25 +209,23 @@ class Replay {
         break;
     }
     note_event(events.requested[i] - failed_bytes_);
+    if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
   }
 
   // Inlined by force: GCC takes a function that only prefetches for one without effect, and drops its calls.
   [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i) const {
     if (i + kPrefetchBlock < events.slot.size()) {
-      const std::uint32_t slot = events.slot[i + kPrefetchBlock];
-      if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
+      __builtin_prefetch(&blocks_[events.slot[i + kPrefetchBlock]], 1);
     }
     // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a line.
     if constexpr (Prefetches<A>) {
       if (i + kPrefetchTarget < events.slot.size()) {
-        const std::uint32_t slot = events.slot[i + kPrefetchTarget];
-        if (slot < blocks_.size()) allocator_.prefetch(blocks_[slot]);
+        allocator_.prefetch(blocks_[events.slot[i + kPrefetchTarget]]);
       }
     }
     if constexpr (PrefetchesDetail<A>) {
       if (i + kPrefetchDetail < events.slot.size()) {
-        const std::uint32_t slot = events.slot[i + kPrefetchDetail];
-        if (slot < blocks_.size()) allocator_.prefetch_detail(blocks_[slot]);
+        allocator_.prefetch_detail(blocks_[events.slot[i + kPrefetchDetail]]);
       }
     }
   }
@@ -186,7 +240,6 @@ class Replay {
 
   void allocate(const Events& events, std::size_t i) {
     const std::uint32_t slot = events.slot[i];
-    if (slot >= blocks_.size()) blocks_.resize(slot + std::size_t{1});
     const Block block = allocator_.allocate(request_of(events, i));
     blocks_[slot] = block;
     if (block) {
@@ -283,12 +336,14 @@ class Replay {
     }
   }
 
+  bool memory_changed() const {
+    return allocator_.committed_bytes() != committed_now_ || allocator_.mapped_bytes() != mapped_now_;
+  }
+
   // Most events leave the heap's pages as they are: sums and maxima are brought up to date where one does
   // not.
   void note_event(std::uint64_t requested) {
-    if (allocator_.committed_bytes() != committed_now_ || allocator_.mapped_bytes() != mapped_now_) {
-      note_memory();
-    }
+    if (memory_changed()) note_memory();
     if (requested > totals_.peak_requested || events_ == 0) {
       totals_.peak_requested = requested;
       totals_.committed_at_peak_requested = committed_now_;
@@ -299,6 +354,8 @@ class Replay {
       totals_.peak_committed_event = events_;
       totals_.peak_footprint = allocator_.footprint();
     }
+    // Without a shortfall, an exchange below the peak changes nothing that is kept here.
+    exchange_bound_ = shortfalls_.empty() ? totals_.peak_requested + 1 : 0;
     ++events_;
   }
 
@@ -374,6 +431,8 @@ class Replay {
   std::uint64_t committed_since_ = 0;  // The first event that committed_sum lacks.
   std::uint64_t recent_mapped_ = 0;
   std::uint64_t recent_committed_ = 0;
+  std::uint64_t exchange_bound_ = 0;  // With so many requested bytes or more an event goes the long way.
+  std::int64_t deadline_ns_ = 0;      // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;
   std::vector<ClassUse> class_uses_;
