@@ -24,6 +24,11 @@ FAULTS = (
         (("list.low_water = list.length();", ""),),
     ),
     Fault(
+        "low-water mark not lowered by an exchange",
+        "thread_cache.hpp",
+        (("list.low_water = std::min(list.low_water, length);", ""),),
+    ),
+    Fault(
         "normal span preferred to a shorter returned one",
         "page_heap.hpp",
         (
@@ -57,8 +62,8 @@ FAULTS = (
         "thread_cache.hpp",
         (
             (
-                "++list.max_length;\n    } else {",
-                "list.max_length = std::min(2 * list.max_length, batch);\n    } else {",
+                "list.allow(list.max_length + 1);\n    } else {",
+                "list.allow(std::min(2 * list.max_length, batch));\n    } else {",
             ),
         ),
     ),
