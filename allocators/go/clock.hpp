@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 
@@ -16,7 +17,7 @@ struct Paths {
   std::int64_t zero_size = 0;
   std::int64_t tiny_combined = 0;  // Objects that shared the block of an earlier one (Go: tinyAllocs).
   std::int64_t tiny_blocks = 0;
-  std::int64_t small = 0;
+  std::array<std::int64_t, 2> deaths_and_small{};
   std::int64_t large = 0;
   std::int64_t large_from_new_os_memory = 0;
   std::int64_t large_bytes = 0;
@@ -24,9 +25,9 @@ struct Paths {
   std::int64_t refills_from_new_span = 0;  // Of memory that the heap had.
   std::int64_t refills_from_new_os_memory = 0;
   std::int64_t refill_bytes = 0;  // Free slots of the spans that came.
-  std::int64_t deaths = 0;
 
-  std::int64_t slots() const { return small + tiny_blocks; }
+  std::int64_t deaths() const { return deaths_and_small[0]; }
+  std::int64_t slots() const { return deaths_and_small[1] + tiny_blocks; }
 };
 
 // Nanoseconds.
@@ -66,7 +67,7 @@ class Clock {
     if (trace_ns_) return *trace_ns_ + stalled_ns_;
     const double program =
         kCosts.allocation * static_cast<double>(paths.slots() + paths.tiny_combined + paths.zero_size) +
-        kCosts.death * static_cast<double>(paths.deaths) +
+        kCosts.death * static_cast<double>(paths.deaths()) +
         kCosts.refill * static_cast<double>(paths.refills) + kCosts.large * static_cast<double>(paths.large) +
         kCosts.byte * static_cast<double>(paths.refill_bytes + paths.large_bytes) +
         kCosts.fresh_byte * static_cast<double>(fresh_bytes);

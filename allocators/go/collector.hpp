@@ -63,7 +63,8 @@ class Collector {
         sweeper_(sweeper),
         ps_(ps),
         paths_(paths),
-        clock_(options.clock_of_trace) {}
+        clock_(options.clock_of_trace),
+        ticks_(options.clock_of_trace && options.mode == CollectorMode::kConcurrent) {}
   Collector(const Collector&) = delete;
   Collector& operator=(const Collector&) = delete;
 
@@ -101,9 +102,15 @@ class Collector {
     if (running.assist_bytes < 0) assist(running);
   }
 
-  // What is allocated while marking is marked (gcmarknewobject).
-  void allocated(Span& span, std::uint32_t slot) {
-    if (marking_) mark_slot(span, slot, work_);
+  // What is allocated while marking is marked (gcmarknewobject). Slots of cached spans are, when these are
+  // settled.
+  void allocated_large(const Span& span) {
+    if (marking_) mark_slot(heap_.spans().bits(), span, 0, work_);
+  }
+
+  // Brings the counts of all cached spans up to date.
+  void settle() {
+    for (const auto& p : ps_) p->mcache.settle(heap_.spans().bits(), marking_);
   }
 
   // runtime.GC: ends the running cycle, then a cycle and all of its sweep.
@@ -120,38 +127,15 @@ class Collector {
   // When to be told the time: where the trace drives the clock, every microsecond; else for the collection
   // that comes two minutes after the last (proc.go: sysmon).
   std::int64_t next_deadline_ns() const {
-    constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-    const bool periodic = pacer_.gogc() >= 0 && counters_.cycles > 0;
-    if (periodic && !last_cycle_ns_) return std::numeric_limits<std::int64_t>::min();
-    if (clock_.follows_trace() && options_.mode == CollectorMode::kConcurrent) return next_time_ns_;
-    if (!periodic) return kNever;
-    if (*last_cycle_ns_ > kNever - kForceGcPeriodNs) return kNever;
-    return *last_cycle_ns_ + kForceGcPeriodNs;
+    if (force_gc_ns_ == kAtOnce || !ticks_) return force_gc_ns_;
+    return next_tick_ns_;
   }
 
   void advance(std::int64_t time_ns, P& running) {
     clock_.set_trace_time(time_ns);
-    next_time_ns_ = time_ns < std::numeric_limits<std::int64_t>::max() - 1000 ? time_ns + 1000 : time_ns;
-    if (pacer_.gogc() < 0 || counters_.cycles == 0) return;
-    if (!last_cycle_ns_) {
-      last_cycle_ns_ = time_ns;
-      return;
-    }
-    // A pause of days would collect the same heap again and again: the last day of it is enough.
-    constexpr std::int64_t kDayNs = 86'400'000'000'000;
-    std::int64_t at = *last_cycle_ns_;
-    if (static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(at) >
-        static_cast<std::uint64_t>(kDayNs)) {
-      at = time_ns - kDayNs;
-    }
-    while (time_ns - at >= kForceGcPeriodNs) {
-      at += kForceGcPeriodNs;
-      if (marking_) terminate(running);
-      ++counters_.forced;
-      start(running);
-      terminate(running);
-    }
-    last_cycle_ns_ = at;
+    next_tick_ns_ = std::min(time_ns, kNever - kTickNs) + kTickNs;
+    if (time_ns >= force_gc_ns_) [[unlikely]]
+      force_gc(time_ns, running);
   }
 
   // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans
@@ -164,6 +148,33 @@ class Collector {
   void set_stack_scans(std::vector<std::uint64_t> bytes) { stack_scans_ = std::move(bytes); }
 
  private:
+  static constexpr std::int64_t kAtOnce = std::numeric_limits<std::int64_t>::min();
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::int64_t kTickNs = 1000;
+
+  // After a cycle, the first time that is told says when the next one is forced.
+  void force_gc(std::int64_t time_ns, P& running) {
+    if (force_gc_ns_ == kAtOnce) {
+      force_gc_ns_ = std::min(time_ns, kNever - kForceGcPeriodNs) + kForceGcPeriodNs;
+      return;
+    }
+    // A pause of days would collect the same heap again and again: the last day of it is enough.
+    constexpr std::int64_t kDayNs = 86'400'000'000'000;
+    std::int64_t at = force_gc_ns_ - kForceGcPeriodNs;
+    if (static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(at) >
+        static_cast<std::uint64_t>(kDayNs)) {
+      at = time_ns - kDayNs;
+    }
+    while (time_ns - at >= kForceGcPeriodNs) {
+      at += kForceGcPeriodNs;
+      if (marking_) terminate(running);
+      ++counters_.forced;
+      start(running);
+      terminate(running);
+    }
+    force_gc_ns_ = std::min(at, kNever - kForceGcPeriodNs) + kForceGcPeriodNs;
+  }
+
   // 2 minutes; sysmon waits for more than that, not for as much.
   static constexpr std::int64_t kForceGcPeriodNs = 120'000'000'001;
   static constexpr double kOverAssistWork = 64 << 10;        // mgcpacer.go: gcOverAssistWork
@@ -185,11 +196,17 @@ class Collector {
   void start(P& running) {
     sweeper_.finish();
     ++counters_.cycles;
-    last_cycle_ns_.reset();
+    if (pacer_.gogc() >= 0) force_gc_ns_ = kAtOnce;
     pacer_.start_cycle();
+    settle();
     work_ = mark(heap_);
+    for (int i = 2; i < kSpanClasses; ++i) {
+      taken_at_start_[static_cast<std::size_t>(i)] = heap_.occupancy().taken_bytes(static_cast<SpanClass>(i));
+    }
     for (const auto& p : ps_) {
-      if (p->tiny.has_block()) mark_slot(*p->tiny.block().span, p->tiny.block().slot, work_);
+      if (p->tiny.has_block()) {
+        mark_slot(heap_.spans().bits(), *p->tiny.block().span, p->tiny.block().slot, work_);
+      }
       p->assist_bytes = 0;
     }
     take_work_buffers(work_buffer_spans(work_.queued_objects + startup_root_work_), running);
@@ -206,6 +223,12 @@ class Collector {
   }
 
   void terminate(P& running) {
+    settle();
+    for (int i = 2; i < kSpanClasses; ++i) {
+      const auto span_class = static_cast<SpanClass>(i);
+      (is_noscan(span_class) ? work_.noscan_bytes : work_.scan_bytes) +=
+          heap_.occupancy().taken_bytes(span_class) - taken_at_start_[span_class];
+    }
     if (marking_) {
       pacer_.scanned(work_left_);
       end_concurrent_marking();
@@ -394,14 +417,17 @@ class Collector {
   std::uint64_t startup_root_work_ = 0;
   std::vector<Span*> work_buffers_;
   std::vector<std::uint64_t> stack_scans_;
-  std::optional<std::int64_t> last_cycle_ns_;  // None: to be learnt from the next event.
-  std::int64_t next_time_ns_ = std::numeric_limits<std::int64_t>::min();
+  bool ticks_;  // Whether the clock must be told the trace's time.
+  std::int64_t next_tick_ns_ = kAtOnce;
+  std::int64_t force_gc_ns_ = kNever;  // kAtOnce: to be learnt from the next event.
   bool recording_cycles_ = false;
   std::vector<std::array<std::uint64_t, 3>> cycle_history_;
 
   // Of the running cycle.
   bool marking_ = false;
   MarkWork work_;
+  std::array<std::uint64_t, kSpanClasses>
+      taken_at_start_{};  // Bytes by class; large objects mark themselves.
   std::uint64_t heap_scan_ = 0;
   double work_left_ = 0;  // Bytes to scan: heap, globals, stacks.
   double credit_ = 0;     // Scanned by workers, and not yet claimed by an assist (bgScanCredit).

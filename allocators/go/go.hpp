@@ -26,6 +26,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -66,12 +67,15 @@ struct Options {
 
 class Go {
  public:
+  // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
   enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
 
-  // An object: its span, its slot and, in a tiny block, its place.
+  // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
+  // need not look at the span.
   struct Block {
-    std::uint32_t span = 0;
-    std::uint16_t slot = 0;
+    std::uint32_t word = 0;
+    std::uint8_t bit = 0;
+    SpanClass span_class = 0;
     Kind kind = Kind::kNull;
     std::uint8_t tiny_offset = 0;
     explicit operator bool() const { return kind != Kind::kNull; }
@@ -93,7 +97,7 @@ class Go {
     const Block block = allocate_on(p, request);
     // What rounding added is owed too, but for a place in a tiny block that was there.
     if (block && block.kind != Kind::kZeroSize && block.tiny_offset == 0) {
-      const std::uint64_t taken = heap_.spans().at(block.span).element_bytes;
+      const std::uint64_t taken = heap_.spans().of_word(block.word).element_bytes;
       p.assist_bytes -= static_cast<std::int64_t>(taken - std::min(request.size, taken));
     }
     return block;
@@ -102,22 +106,66 @@ class Go {
   // A death. Its slot is free again when a cycle has swept it.
   void release(Block block, std::uint16_t thread) {
     p_of(thread);
-    ++paths_.deaths;
+    ++paths_.deaths_and_small[0];
     if (block.kind == Kind::kZeroSize) return;
-    Span& span = heap_.spans().at(block.span);
-    if (span.holders != nullptr && --span.holders[block.slot] > 0) return;
-    clear_bit(span.live_bits(), block.slot);
-    --span.live_count;
-    ClassOccupancy& use = heap_.occupancy().of(span.span_class);
-    const auto bytes = static_cast<std::int64_t>(span.element_bytes);
-    use.live_bytes -= bytes;
-    --use.live_objects;
-    if (span.startup && test_bit(span.startup_bits(), block.slot)) {
-      ++span.startup_count;
-      use.runtime_bytes += bytes;
-    } else {
-      use.dead_bytes += bytes;
+    SlotBits& bits = heap_.spans().bits();
+    const std::uint64_t mask = std::uint64_t{1} << block.bit;
+    std::uint64_t units = 1;
+    if (block.kind == Kind::kTiny) {
+      Span& span = heap_.spans().of_word(block.word);
+      if (--span.holders[slot_of(span, block)] > 0) return;
+      if ((bits.startup[block.word] & mask) != 0) note_startup(span, 1);
+    } else if (block.kind == Kind::kLarge) {
+      units = heap_.spans().of_word(block.word).element_bytes;
+      heap_.occupancy().note_large(block.span_class, -1);
     }
+    bits.live[block.word] &= ~mask;
+    heap_.occupancy().note_died(block.span_class, units);
+  }
+
+  // An object of a size class is taken from the P's span of that class, or dies.
+  static constexpr bool kExchangesPages = false;
+  [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
+                                                const harness::Request& request) {
+    const std::uint64_t scan = !request.noscan;
+    // Noscan objects of up to 16 bytes are tiny, or share their spans with those.
+    const std::uint64_t least = kTinyBytes + 1 - scan * kTinyBytes;
+    const bool is_small = request.size - least <= kMaxSmallBytes - least && request.alignment <= 8;
+    if (!is_small || request.thread >= p_by_thread_.size()) [[unlikely]]
+      return harness::kNotExchanged;
+    P* const p = p_by_thread_[request.thread];
+    if (p == nullptr ||
+        allocates.of(static_cast<std::uint64_t>(Kind::kSmall), static_cast<std::uint64_t>(block.kind)) !=
+            static_cast<std::uint64_t>(Kind::kSmall)) [[unlikely]] {
+      return harness::kNotExchanged;
+    }
+    const std::uint64_t header =
+        kMallocHeaderBytes * (scan & static_cast<std::uint64_t>(request.size > kHeapBitsInSpanMaxBytes));
+    const auto size_class = static_cast<std::uint64_t>(size_class_for(request.size + header));
+    const std::uint64_t span_class = allocates.of(size_class * 2 + 1 - scan, block.span_class);
+    CachedSpan& cached = p->mcache.at(span_class);
+    const std::uint64_t free = cached.alloc_cache;
+    if ((free | allocates.if_second(1)) == 0) [[unlikely]]
+      return harness::kNotExchanged;
+    if (collector_.marking()) {
+      // The program pays for its allocation, or must first assist.
+      if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
+        return harness::kNotExchanged;
+      p->assist_bytes -=
+          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[size_class].object_bytes));
+    }
+    running_ = p;
+    const std::uint64_t word = allocates.of(cached.word, block.word);
+    const std::uint64_t bit = allocates.of(static_cast<std::uint64_t>(std::countr_zero(free)), block.bit);
+    heap_.spans().bits().live[word] ^= std::uint64_t{1} << bit;
+    cached.alloc_cache = free & (free - allocates.if_first(1));
+    heap_.occupancy().note_exchange(span_class, allocates.if_first(1));
+    ++paths_.deaths_and_small[allocates.if_first(1)];
+    sizes_rounded_to_words_ += static_cast<std::int64_t>(
+        allocates.if_first(scan & static_cast<std::uint64_t>(request.size % 8 != 0)));
+    block = std::bit_cast<Block>(allocates.if_first(
+        std::bit_cast<std::uint64_t>(small_block(static_cast<std::uint32_t>(word), bit, span_class))));
+    return static_cast<std::uint32_t>(span_class);
   }
 
   // runtime.GC.
@@ -140,16 +188,14 @@ class Go {
   }
 
   [[gnu::always_inline]] void prefetch(Block block) const {
-    if (block.span < heap_.spans().size()) __builtin_prefetch(&heap_.spans().at(block.span), 1);
-  }
-  [[gnu::always_inline]] void prefetch_detail(Block block) const {
-    if (block.span < heap_.spans().size()) heap_.spans().at(block.span).prefetch_live_bit(block.slot);
+    __builtin_prefetch(heap_.spans().bits().live.data() + block.word, 1);
   }
 
   std::optional<std::uint64_t> placement(Block block) const {
     if (block.kind == Kind::kZeroSize) return std::nullopt;
-    const Span& span = heap_.spans().at(block.span);
-    return span.base + block.slot * span.element_bytes + header_bytes_of(span.span_class) + block.tiny_offset;
+    const Span& span = heap_.spans().of_word(block.word);
+    return span.base + slot_of(span, block) * span.element_bytes + header_bytes_of(span.span_class) +
+           block.tiny_offset;
   }
 
   harness::Footprint footprint() const {
@@ -174,8 +220,7 @@ class Go {
   // nothing, is counted in class 1 noscan: every other such object is tiny, so that row is free.
   static std::uint32_t class_rows() { return kSpanClasses; }
   std::uint32_t class_row(Block block) const {
-    if (block.kind == Kind::kZeroSize) return make_span_class(1, true);
-    return heap_.spans().at(block.span).span_class;
+    return block.kind == Kind::kZeroSize ? make_span_class(1, true) : block.span_class;
   }
   std::vector<harness::ClassUse> classes() const {
     std::vector<harness::ClassUse> rows;
@@ -183,7 +228,7 @@ class Go {
     for (int i = 0; i < kSpanClasses; ++i) {
       const auto span_class = static_cast<SpanClass>(i);
       const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
-      const ClassOccupancy& use = heap_.occupancy().of(span_class);
+      const ClassOccupancy use = heap_.occupancy().of(span_class);
       rows.push_back(
           {.class_index = size_class_of(span_class),
            .noscan = is_noscan(span_class) ? 1 : 0,
@@ -302,6 +347,8 @@ class Go {
   }
 
   Collector& collector() { return collector_; }
+  // To be called before spans are looked at.
+  void settle() { collector_.settle(); }
 
  private:
   Block allocate_on(P& p, const harness::Request& request) {
@@ -345,48 +392,47 @@ class Go {
   }
 
   // The P's span of a class, with a free slot; nullptr where the heap is at its limit.
-  Span* span_with_slot(P& p, SpanClass span_class, bool& refilled) {
-    Span* span = p.mcache.span(span_class);
-    if (!span->full()) return span;
+  CachedSpan* span_with_slot(P& p, SpanClass span_class, bool& refilled) {
+    CachedSpan& cached = p.mcache.at(span_class);
+    if (cached.alloc_cache != 0) return &cached;
+    if (p.mcache.next_word(span_class, heap_.spans().bits(), pacer_.marking())) return &cached;
     refilled = true;
     ++paths_.refills;
-    const HeapCounters before = heap_.counters();
+    const std::int64_t growths = heap_.counters().growths;
+    const std::int64_t requested = heap_.counters().spans_requested;
     if (!p.mcache.refill(span_class, centrals_.of(span_class), heap_, pacer_, sweeper_, p.page_cache)) {
       return nullptr;
     }
-    if (heap_.counters().growths > before.growths) {
+    if (heap_.counters().growths > growths) {
       ++paths_.refills_from_new_os_memory;
-    } else if (heap_.counters().spans_requested > before.spans_requested) {
+    } else if (heap_.counters().spans_requested > requested) {
       ++paths_.refills_from_new_span;
     }
-    span = p.mcache.span(span_class);
-    paths_.refill_bytes +=
-        static_cast<std::int64_t>((span->nelems - span->alloc_count) * span->element_bytes);
-    return span;
+    const Span& span = *cached.span;
+    paths_.refill_bytes += static_cast<std::int64_t>((span.nelems - span.alloc_count) * span.element_bytes);
+    return &cached;
   }
 
   // Makes a free slot of a cached span the program's.
-  std::uint32_t take_live_slot(Span& span) {
-    const std::uint32_t slot = span.take_slot();
-    set_bit(span.live_bits(), slot);
-    ++span.live_count;
-    collector_.allocated(span, slot);
-    ClassOccupancy& use = heap_.occupancy().of(span.span_class);
-    const auto bytes = static_cast<std::int64_t>(span.element_bytes);
-    use.front_end_bytes -= bytes;
-    use.live_bytes += bytes;
-    ++use.live_objects;
+  SlotBit take_live_slot(CachedSpan& cached) {
+    const SlotBit slot{cached.word, static_cast<std::uint32_t>(std::countr_zero(cached.alloc_cache))};
+    cached.alloc_cache &= ~slot.mask();
+    heap_.spans().bits().live[slot.word] |= slot.mask();
+    heap_.occupancy().note_taken(cached.span->span_class);
     return slot;
   }
 
   Block allocate_small(P& p, SpanClass span_class) {
     bool refilled = false;
-    Span* span = span_with_slot(p, span_class, refilled);
-    if (span == nullptr) return {};
-    ++paths_.small;
-    const std::uint32_t slot = take_live_slot(*span);
-    if (span->holders != nullptr) span->holders[slot] = 1;
-    const Block block{span->index, static_cast<std::uint16_t>(slot), Kind::kSmall, 0};
+    CachedSpan* const cached = span_with_slot(p, span_class, refilled);
+    if (cached == nullptr) return {};
+    ++paths_.deaths_and_small[1];
+    const SlotBit slot = take_live_slot(*cached);
+    Block block = small_block(slot.word, slot.bit, span_class);
+    if (span_class == kTinySpanClass) {
+      block.kind = Kind::kTiny;
+      cached->span->holders[slot_of(*cached->span, block)] = 1;
+    }
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
@@ -397,34 +443,45 @@ class Go {
       Span& span = *p.tiny.block().span;
       const std::uint32_t slot = p.tiny.block().slot;
       if (span.holders[slot]++ == 0) revive(span, slot);
-      return {span.index, static_cast<std::uint16_t>(slot), Kind::kTiny, static_cast<std::uint8_t>(*offset)};
+      return tiny_block(slot_bit(span, slot), *offset);
     }
     bool refilled = false;
-    Span* span = span_with_slot(p, kTinySpanClass, refilled);
-    if (span == nullptr) return {};
+    CachedSpan* const cached = span_with_slot(p, kTinySpanClass, refilled);
+    if (cached == nullptr) return {};
     ++paths_.tiny_blocks;
-    const std::uint32_t slot = take_live_slot(*span);
-    span->holders[slot] = 1;
-    p.tiny.started({span, slot}, size);
-    const Block block{span->index, static_cast<std::uint16_t>(slot), Kind::kTiny, 0};
+    const Block block = tiny_block(take_live_slot(*cached), 0);
+    Span& span = *cached->span;
+    const std::uint32_t slot = slot_of(span, block);
+    span.holders[slot] = 1;
+    p.tiny.started({&span, slot}, size);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
 
+  static Block small_block(std::uint32_t word, std::uint64_t bit, std::uint64_t span_class) {
+    return {word, static_cast<std::uint8_t>(bit), static_cast<SpanClass>(span_class), Kind::kSmall, 0};
+  }
+  static Block tiny_block(SlotBit slot, std::uint32_t offset) {
+    return {slot.word, static_cast<std::uint8_t>(slot.bit), kTinySpanClass, Kind::kTiny,
+            static_cast<std::uint8_t>(offset)};
+  }
+  static std::uint32_t slot_of(const Span& span, Block block) {
+    return (block.word - span.word) * 64 + block.bit;
+  }
+
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.
   void revive(Span& span, std::uint32_t slot) {
-    set_bit(span.live_bits(), slot);
-    ++span.live_count;
-    ClassOccupancy& use = heap_.occupancy().of(span.span_class);
-    const auto bytes = static_cast<std::int64_t>(span.element_bytes);
-    if (span.startup && test_bit(span.startup_bits(), slot)) {
-      --span.startup_count;
-      use.runtime_bytes -= bytes;
-    } else {
-      use.dead_bytes -= bytes;
-    }
-    use.live_bytes += bytes;
-    ++use.live_objects;
+    SlotBits& bits = heap_.spans().bits();
+    const SlotBit at = slot_bit(span, slot);
+    bits.live[at.word] |= at.mask();
+    if ((bits.startup[at.word] & at.mask()) != 0) note_startup(span, -1);
+    heap_.occupancy().note_revived(span.span_class);
+  }
+
+  // Slots that only the process holds.
+  void note_startup(Span& span, int slots) {
+    span.startup_count = static_cast<std::uint16_t>(span.startup_count + slots);
+    heap_.occupancy().note_startup(span, slots);
   }
 
   Block allocate_large(P& p, std::uint64_t size, bool noscan) {
@@ -437,15 +494,17 @@ class Go {
     ++paths_.large;
     paths_.large_bytes += static_cast<std::int64_t>(span->bytes());
     if (heap_.counters().growths > growths) ++paths_.large_from_new_os_memory;
-    heap_.occupancy().remove(*span);
-    set_bit(span->live_bits(), 0);
-    span->freeindex = span->alloc_count = span->live_count = 1;
-    heap_.occupancy().add(*span);
-    collector_.allocated(*span, 0);
+    // Taken at once, without a cache between.
+    heap_.occupancy().hold(*span);
+    heap_.occupancy().note_taken(span_class, span->element_bytes);
+    heap_.occupancy().note_large(span_class, 1);
+    heap_.spans().bits().live[span->word] |= 1;
+    span->freeindex = span->alloc_count = 1;
+    collector_.allocated_large(*span);
     centrals_.of(span_class).push_swept(*span);
     pacer_.update(span->bytes(), noscan);
     pacer_.total_alloc += span->bytes();
-    const Block block{span->index, 0, Kind::kLarge, 0};
+    const Block block{span->word, 0, span_class, Kind::kLarge, 0};
     collector_.allocated_span(p, threads_);
     return block;
   }
@@ -486,7 +545,7 @@ class Go {
       for (const std::uint64_t cached : record.cached) {
         if (cached == 0) continue;
         Span& span = *by_base.at(cached);
-        p.mcache.hold(span, heap_.occupancy());
+        p.mcache.hold(span, heap_);
         span.sweepgen = sweeper_.sweepgen() + 3;
       }
       if (record.tiny != 0) {
@@ -521,9 +580,12 @@ class Go {
       span.alloc_count_before_cache = static_cast<std::uint16_t>(record.alloc_count_before_cache);
       span.startup_count = span.alloc_count;
       span.startup_page_marked = record.page_marked;
-      std::copy_n(record.alloc_bits.begin(), span.words(), span.alloc_bits().begin());
+      SlotBits& bits = heap_.spans().bits();
+      std::copy_n(record.alloc_bits.begin(), span.words(), bits.alloc.begin() + span.word);
       for (std::uint32_t slot = 0; slot < span.nelems; ++slot) {
-        if (slot < span.freeindex || test_bit(span.alloc_bits(), slot)) set_bit(span.startup_bits(), slot);
+        const SlotBit at = slot_bit(span, slot);
+        if (slot < span.freeindex || (bits.alloc[at.word] & at.mask()) != 0)
+          bits.startup[at.word] |= at.mask();
       }
     }
     heap_.restore_span(span);
@@ -571,7 +633,8 @@ class Go {
 };
 
 static_assert(harness::Allocator<Go>);
-static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go>);
+static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go> &&
+              harness::Exchanges<Go>);
 static_assert(harness::KeepsTime<Go> && harness::Places<Go> && harness::Counts<Go> &&
               harness::HasClasses<Go>);
 

@@ -18,38 +18,36 @@ struct MarkWork {
   std::uint64_t queued_objects = 0;  // Scan objects of the program that pass through work buffers.
 };
 
-// Marks the slots of every heap span; a tiny block that is some P's current one is marked by mark_slot.
+// Marks the slots of all heap spans; a tiny block that is some P's current one is marked by mark_slot.
 inline MarkWork mark(Mheap& heap) {
+  SlotBits& bits = heap.spans().bits();
+  for (std::size_t word = 0; word < bits.mark.size(); ++word) {
+    bits.mark[word] = bits.live[word] | bits.startup[word];
+  }
   MarkWork work;
-  SpanTable& spans = heap.spans();
-  for (std::uint32_t i = 0; i < spans.size(); ++i) {
-    Span& span = spans.at(i);
-    if (span.state != SpanState::kInUse) continue;
-    const std::span<const std::uint64_t> live = span.live_bits();
-    const std::span<const std::uint64_t> startup = span.startup_bits();
-    const std::span<std::uint64_t> marks = span.mark_bits();
-    for (std::size_t word = 0; word < marks.size(); ++word) {
-      marks[word] = live[word] | (startup.empty() ? 0 : startup[word]);
-    }
-    span.mark_count = static_cast<std::uint16_t>(span.live_count + span.startup_count);
-    const std::uint64_t bytes = span.mark_count * span.element_bytes;
-    if (is_noscan(span.span_class)) {
+  const Occupancy& occupancy = heap.occupancy();
+  for (int i = 0; i < kSpanClasses; ++i) {
+    const auto span_class = static_cast<SpanClass>(i);
+    const std::uint64_t bytes = occupancy.marked_bytes(span_class);
+    if (is_noscan(span_class)) {
       work.noscan_bytes += bytes;
       continue;
     }
     work.scan_bytes += bytes;
     // Green tea queues objects by span where marks are in the span; only the others go through work buffers.
-    if (!uses_inline_marks(heap.greentea(), span.element_bytes)) work.queued_objects += span.live_count;
+    const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
+    if (!uses_inline_marks(heap.greentea(), entry.object_bytes)) {
+      work.queued_objects += static_cast<std::uint64_t>(occupancy.live_objects(span_class));
+    }
   }
   return work;
 }
 
 // Marks one slot more (gcMarkTinyAllocs).
-inline void mark_slot(Span& span, std::uint32_t slot, MarkWork& work) {
-  const std::span<std::uint64_t> marks = span.mark_bits();
-  if (test_bit(marks, slot)) return;
-  set_bit(marks, slot);
-  ++span.mark_count;
+inline void mark_slot(SlotBits& bits, const Span& span, std::uint32_t slot, MarkWork& work) {
+  const SlotBit at = slot_bit(span, slot);
+  if ((bits.mark[at.word] & at.mask()) != 0) return;
+  bits.mark[at.word] |= at.mask();
   (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes;
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "mcentral.hpp"
@@ -12,60 +13,82 @@
 
 namespace go {
 
+// A cached span, as far as its slots are being handed out: 64 at a time stand here, and the span's own counts
+// follow when settle() is called.
+struct CachedSpan {
+  std::uint64_t alloc_cache = 0;  // Free slots of the word (Go: mspan.allocCache, from freeindex on).
+  std::uint64_t settled = 0;      // alloc_cache as it was when the span's counts were right.
+  Span* span = nullptr;
+  std::uint32_t word = 0;
+};
+
 class Mcache {
  public:
-  Mcache() { spans_.fill(&empty_span()); }
+  Mcache() {
+    for (CachedSpan& cached : spans_) cached.span = &empty_span();
+  }
 
-  Span* span(SpanClass span_class) const { return spans_[span_class]; }
+  CachedSpan& at(std::uint64_t span_class) { return spans_[span_class]; }
   std::uint64_t base(int span_class) const {
-    const Span& span = *spans_[static_cast<std::size_t>(span_class)];
+    const Span& span = *spans_[static_cast<std::size_t>(span_class)].span;
     return span.cached ? span.base : 0;
+  }
+
+  // Goes on to the next 64 slots of a span with a free one (nextFree); false where the span is full.
+  bool next_word(SpanClass span_class, SlotBits& bits, bool marking) {
+    CachedSpan& cached = spans_[span_class];
+    settle(cached, bits, marking);
+    if (!cached.span->cached) return false;
+    load(cached, bits, (cached.word - cached.span->word + 1) * 64);
+    return cached.alloc_cache != 0;
   }
 
   // Replaces a full span by one with a free slot (mcache.refill); false where the heap is at its limit, and
   // then the full span stands.
   bool refill(SpanClass span_class, Mcentral& central, Mheap& heap, Pacer& pacer, Sweeps& sweeper,
               PageCache& page_cache) {
-    Span*& cached = spans_[span_class];
-    if (!cached->full()) {
+    CachedSpan& cached = spans_[span_class];
+    if (!cached.span->full()) {
       throw harness::InvariantError("refill of span class " + std::to_string(span_class) + " with " +
-                                    std::to_string(cached->alloc_count) + " of " +
-                                    std::to_string(cached->nelems) + " slots allocated");
+                                    std::to_string(cached.span->alloc_count) + " of " +
+                                    std::to_string(cached.span->nelems) + " slots allocated");
     }
-    if (cached->cached) {
-      flush_counts(*cached, pacer);
-      uncache(*cached, heap.occupancy());
-      cached->sweepgen = sweeper.sweepgen();
-      central.push_swept(*cached);
-      cached = &empty_span();
+    if (cached.span->cached) {
+      Span& full = let_go(cached, heap, pacer);
+      full.sweepgen = sweeper.sweepgen();
+      central.push_swept(full);
     }
     Span* span = central.cache_span(sweeper, page_cache);
     if (span == nullptr) return false;
     span->alloc_count_before_cache = span->alloc_count;
-    hold(*span, heap.occupancy());
+    hold(*span, heap);
     span->sweepgen = sweeper.sweepgen() + 3;
     pacer.update(span->bytes() - span->alloc_count * span->element_bytes, is_noscan(span_class));
     return true;
   }
 
   // Takes a span in; its free slots become this cache's.
-  void hold(Span& span, Occupancy& occupancy) {
-    occupancy.remove(span);
+  void hold(Span& span, Mheap& heap) {
     span.cached = true;
-    occupancy.add(span);
-    spans_[span.span_class] = &span;
+    heap.occupancy().hold(span);
+    CachedSpan& cached = spans_[span.span_class];
+    cached.span = &span;
+    load(cached, heap.spans().bits(), span.freeindex);
+  }
+
+  // Brings the counts of every cached span up to date. Slots that were taken while a cycle marks are marked
+  // (gcmarknewobject).
+  void settle(SlotBits& bits, bool marking) {
+    for (CachedSpan& cached : spans_) settle(cached, bits, marking);
   }
 
   // Gives up every span at a cycle's end (mcache.releaseAll): all of them stale, so each is swept at once.
   template <typename Sweep>
   void release_all(Mheap& heap, Pacer& pacer, Sweep sweep) {
-    for (Span*& cached : spans_) {
-      if (!cached->cached) continue;
-      Span& span = *cached;
-      cached = &empty_span();
-      flush_counts(span, pacer);
-      uncache(span, heap.occupancy());
-      sweep(span);
+    for (CachedSpan& cached : spans_) {
+      if (!cached.span->cached) continue;
+      settle(cached, heap.spans().bits(), false);
+      sweep(let_go(cached, heap, pacer));
     }
   }
 
@@ -76,19 +99,49 @@ class Mcache {
     return empty;
   }
 
-  static void uncache(Span& span, Occupancy& occupancy) {
-    occupancy.remove(span);
-    span.cached = false;
-    occupancy.add(span);
+  static void settle(CachedSpan& cached, SlotBits& bits, bool marking) {
+    const std::uint64_t taken = cached.settled & ~cached.alloc_cache;
+    if (taken == 0) return;
+    Span& span = *cached.span;
+    span.alloc_count = static_cast<std::uint16_t>(span.alloc_count + std::popcount(taken));
+    span.freeindex = static_cast<std::uint16_t>((cached.word - span.word) * 64 +
+                                                static_cast<std::uint32_t>(std::bit_width(taken)));
+    if (marking) bits.mark[cached.word] |= taken;
+    cached.settled = cached.alloc_cache;
   }
 
-  static void flush_counts(Span& span, Pacer& pacer) {
+  // The first word with free slots from the given one on; no free slot where there is none.
+  static void load(CachedSpan& cached, const SlotBits& bits, std::uint32_t slot) {
+    const Span& span = *cached.span;
+    std::uint64_t usable = ~std::uint64_t{0} << (slot % 64);
+    for (slot -= slot % 64; slot < span.nelems; slot += 64, usable = ~std::uint64_t{0}) {
+      const std::uint32_t left = span.nelems - slot;
+      if (left < 64) usable &= (std::uint64_t{1} << left) - 1;
+      cached.word = span.word + slot / 64;
+      cached.alloc_cache = cached.settled = ~bits.alloc[cached.word] & usable;
+      if (cached.alloc_cache != 0) return;
+    }
+    cached.alloc_cache = cached.settled = 0;
+    if (!span.full()) {
+      throw harness::InvariantError("span " + std::to_string(span.base) + ": " +
+                                    std::to_string(span.alloc_count) + " of " + std::to_string(span.nelems) +
+                                    " slots allocated and none free from " + std::to_string(span.freeindex));
+    }
+  }
+
+  // A settled span is this cache's no longer. What was allocated of it is counted at this moment.
+  static Span& let_go(CachedSpan& cached, Mheap& heap, Pacer& pacer) {
+    Span& span = *cached.span;
     pacer.total_alloc +=
         static_cast<std::uint64_t>(span.alloc_count - span.alloc_count_before_cache) * span.element_bytes;
     span.alloc_count_before_cache = span.alloc_count;
+    heap.occupancy().let_go(span);
+    span.cached = false;
+    cached = {.span = &empty_span()};
+    return span;
   }
 
-  std::array<Span*, kSpanClasses> spans_;
+  std::array<CachedSpan, kSpanClasses> spans_;
 };
 
 }  // namespace go

@@ -30,6 +30,11 @@ class SpanSet {
     }
     return span;
   }
+  // What comes out after so many others; the number of no span where there are fewer.
+  std::uint32_t ahead(std::size_t others) const {
+    return others < spans_.size() - head_ ? spans_[head_ + others] : kNone;
+  }
+  static constexpr std::uint32_t kNone = UINT32_MAX;
   // First out first.
   std::span<const std::uint32_t> spans() const { return std::span(spans_).subspan(head_); }
 
@@ -80,9 +85,7 @@ class Mcentral {
   // meanwhile.
   Span* pop_unswept(bool full) {
     SpanSet& set = (full ? full_ : partial_)[1 - swept_];
-    if (set.empty()) return nullptr;
-    ++counters_.pops;
-    return &heap_.spans().at(set.pop());
+    return set.empty() ? nullptr : &pop(set);
   }
 
   // A span with a free slot (mcentral.cacheSpan); nullptr where the heap is at its limit.
@@ -90,10 +93,7 @@ class Mcentral {
     const std::uint64_t pages =
         kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class_))].span_pages;
     sweeper.deduct_sweep_credit(pages * kPageBytes, 0);
-    if (!partial_[swept_].empty()) {
-      ++counters_.pops;
-      return &heap_.spans().at(partial_[swept_].pop());
-    }
+    if (!partial_[swept_].empty()) return &pop(partial_[swept_]);
     if (sweeper.sweeping()) {
       // mcentral.go: no more than 100 spans are tried, because a new one costs less than to go on.
       int budget = 100;
@@ -117,6 +117,22 @@ class Mcentral {
   void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span.index); }
 
  private:
+  // Spans come back from where they were put long ago: the next ones are fetched ahead, first the span, then
+  // its bits.
+  Span& pop(SpanSet& set) {
+    ++counters_.pops;
+    Span& span = heap_.spans().at(set.pop());
+    if (const std::uint32_t next = set.ahead(kPrefetchSpan); next != SpanSet::kNone) {
+      __builtin_prefetch(&heap_.spans().at(next), 1);
+    }
+    if (const std::uint32_t next = set.ahead(kPrefetchBits); next != SpanSet::kNone) {
+      heap_.spans().prefetch_bits(next);
+    }
+    return span;
+  }
+  static constexpr std::size_t kPrefetchSpan = 4;
+  static constexpr std::size_t kPrefetchBits = 1;
+
   Mheap& heap_;
   SpanSetCounters& counters_;
   SpanClass span_class_;

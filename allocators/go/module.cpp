@@ -77,7 +77,8 @@ void bind_snapshot(nb::module_& m) {
 }
 
 // Columns, one row a span that exists.
-nb::dict spans_of(const Replay& replay) {
+nb::dict spans_of(Replay& replay) {
+  replay.allocator().settle();
   const go::SpanTable& spans = replay.allocator().heap().spans();
   std::vector<std::uint64_t> base, pages;
   std::vector<std::uint8_t> span_class, manual;
@@ -92,7 +93,7 @@ nb::dict spans_of(const Replay& replay) {
     nelems.push_back(span.nelems);
     alloc_count.push_back(span.alloc_count);
     freeindex.push_back(span.freeindex);
-    live_count.push_back(span.live_count);
+    live_count.push_back(static_cast<std::uint16_t>(spans.bits().live_count(span)));
   }
   nb::dict columns;
   columns["base"] = harness::to_numpy(std::move(base));

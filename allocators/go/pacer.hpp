@@ -45,6 +45,7 @@ class Pacer {
 
   bool limited() const { return memory_limit_ != kNoGoal; }
   std::int64_t gogc() const { return gogc_; }
+  bool marking() const { return marking_; }
   std::uint64_t memory_limit() const { return memory_limit_; }
 
   // gcControllerState.update: spans came to a cache, or a large object to the program.

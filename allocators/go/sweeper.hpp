@@ -93,15 +93,17 @@ class Sweeper final : public Reclaims, public Sweeps {
   bool sweep(Span& span, bool preserve) {
     ++counters_.spans;
     pages_swept_ += span.pages;
-    const std::uint64_t freed = static_cast<std::uint64_t>(span.alloc_count - span.mark_count);
+    SlotBits& bits = heap_.spans().bits();
+    const std::uint32_t marked = bits.mark_count(span);
+    const std::uint32_t freed = span.alloc_count - marked;
     pacer_.total_free += freed * span.element_bytes;
-    heap_.occupancy().remove(span);
-    const std::span<const std::uint64_t> marks = span.mark_bits();
-    std::copy(marks.begin(), marks.end(), span.alloc_bits().begin());
-    span.alloc_count = span.mark_count;
+    heap_.occupancy().note_swept(span, freed);
+    for (std::uint32_t word = span.word; word < span.word + span.words(); ++word) {
+      bits.alloc[word] = bits.mark[word];
+    }
+    span.alloc_count = static_cast<std::uint16_t>(marked);
     span.freeindex = 0;
     span.sweepgen = sweepgen_;
-    heap_.occupancy().add(span);
     if (preserve) return false;
     if (span.alloc_count == 0) {
       heap_.free_span(span);
@@ -179,11 +181,12 @@ class Sweeper final : public Reclaims, public Sweeps {
   // only a scan span that was queued for two objects or more has it set; so the reclaimer sweeps others that
   // it cannot free.
   bool page_marked(const Span& span) const {
-    if (!uses_inline_marks(heap_.greentea(), span.element_bytes)) return span.mark_count > 0;
+    const std::uint32_t marked = heap_.spans().bits().mark_count(span);
+    if (!uses_inline_marks(heap_.greentea(), span.element_bytes)) return marked > 0;
     if (is_noscan(span.span_class)) return false;
     // Objects of the process itself may hang on one another, and be marked one at a time.
-    const bool of_program = span.mark_count > span.startup_count;
-    return of_program ? span.mark_count >= 2 : span.startup_page_marked;
+    const bool of_program = marked > span.startup_count;
+    return of_program ? marked >= 2 : span.startup_page_marked;
   }
 
   Mheap& heap_;

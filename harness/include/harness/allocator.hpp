@@ -137,10 +137,6 @@ concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread)
 template <typename A>
 concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
 
-// The same somewhat later: what is found by reading what prefetch() touched.
-template <typename A>
-concept PrefetchesDetail = requires(const A& view, typename A::Block block) { view.prefetch_detail(block); };
-
 // Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
 template <typename A>
 concept KeepsTime = requires(A a, std::int64_t time_ns) {

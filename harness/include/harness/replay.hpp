@@ -129,7 +129,6 @@ class Replay {
   // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
   static constexpr std::size_t kPrefetchBlock = 48;
   static constexpr std::size_t kPrefetchTarget = 32;
-  static constexpr std::size_t kPrefetchDetail = 16;
 
   // A slot for every object that the batch names, so that no event has to look whether there is one.
   void make_room(const Events& events) {
@@ -148,6 +147,11 @@ class Replay {
         if (!events.time_ns.empty() && events.time_ns[i] >= deadline_ns_) {
           allocator_.advance(events.time_ns[i]);
           deadline_ns_ = allocator_.next_deadline_ns();
+          if (memory_changed()) [[unlikely]] {
+            events_ = earlier + i;
+            step(events, i);
+            continue;
+          }
         }
       }
       if constexpr (Exchanges<A>) {
@@ -170,9 +174,6 @@ class Replay {
   // maximum of the trace's changes.
   [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
     if ((kExchangedOps >> events.op[i] & 1) == 0 || events.requested[i] >= exchange_bound_) return false;
-    if constexpr (KeepsTime<A>) {
-      if (memory_changed()) return false;
-    }
     const Choice allocates(is_allocation(events.op[i]));
     const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
     if (row == kNotExchanged) return false;
@@ -221,11 +222,6 @@ class Replay {
     if constexpr (Prefetches<A>) {
       if (i + kPrefetchTarget < events.slot.size()) {
         allocator_.prefetch(blocks_[events.slot[i + kPrefetchTarget]]);
-      }
-    }
-    if constexpr (PrefetchesDetail<A>) {
-      if (i + kPrefetchDetail < events.slot.size()) {
-        allocator_.prefetch_detail(blocks_[events.slot[i + kPrefetchDetail]]);
       }
     }
   }
