@@ -67,20 +67,7 @@ struct Options {
 
 class Go {
  public:
-  // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
-  enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
-
-  // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
-  // need not look at the span.
-  struct Block {
-    std::uint32_t word = 0;
-    std::uint8_t bit = 0;
-    SpanClass span_class = 0;
-    Kind kind = Kind::kNull;
-    std::uint8_t tiny_offset = 0;
-    explicit operator bool() const { return kind != Kind::kNull; }
-  };
-  static_assert(sizeof(Block) == 8);
+  using Block = go::Block;
 
   // snapshot: nullptr for a heap that begins empty.
   Go(const Options& options, const Snapshot* snapshot)
@@ -127,44 +114,35 @@ class Go {
   static constexpr bool kExchangesPages = false;
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
-    const std::uint64_t scan = !request.noscan;
-    // Noscan objects of up to 16 bytes are tiny, or share their spans with those.
-    const std::uint64_t least = kTinyBytes + 1 - scan * kTinyBytes;
-    const bool is_small = request.size - least <= kMaxSmallBytes - least && request.alignment <= 8;
-    if (!is_small || request.thread >= p_by_thread_.size()) [[unlikely]]
+    P* const p = request.thread < p_by_thread_.size() ? p_by_thread_[request.thread] : nullptr;
+    const bool is_plain = request.size <= kMaxSmallBytes && request.alignment <= 8 &&
+                          block.kind == static_cast<Kind>(allocates.if_second(static_cast<unsigned>(Kind::kSmall)));
+    if (!is_plain || p == nullptr) [[unlikely]]
       return harness::kNotExchanged;
-    P* const p = p_by_thread_[request.thread];
-    if (p == nullptr ||
-        allocates.of(static_cast<std::uint64_t>(Kind::kSmall), static_cast<std::uint64_t>(block.kind)) !=
-            static_cast<std::uint64_t>(Kind::kSmall)) [[unlikely]] {
-      return harness::kNotExchanged;
-    }
-    const std::uint64_t header =
-        kMallocHeaderBytes * (scan & static_cast<std::uint64_t>(request.size > kHeapBitsInSpanMaxBytes));
-    const auto size_class = static_cast<std::uint64_t>(size_class_for(request.size + header));
-    const std::uint64_t span_class = allocates.of(size_class * 2 + 1 - scan, block.span_class);
+    // Of the same size, and as noscan, at its death as at its birth.
+    const std::uint64_t wanted = kUntinySpanClass[request.noscan][(request.size + 7) / 8];
+    const std::uint64_t span_class = allocates.of(wanted, block.span_class);
     CachedSpan& cached = p->mcache.at(span_class);
     const std::uint64_t free = cached.alloc_cache;
-    if ((free | allocates.if_second(1)) == 0) [[unlikely]]
+    if (wanted == 0 || (free | allocates.if_second(1)) == 0) [[unlikely]]
       return harness::kNotExchanged;
     if (collector_.marking()) {
       // The program pays for its allocation, or must first assist.
       if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
         return harness::kNotExchanged;
-      p->assist_bytes -=
-          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[size_class].object_bytes));
+      p->assist_bytes -= static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[span_class / 2].object_bytes));
     }
     running_ = p;
-    const std::uint64_t word = allocates.of(cached.word, block.word);
-    const std::uint64_t bit = allocates.of(static_cast<std::uint64_t>(std::countr_zero(free)), block.bit);
-    heap_.spans().bits().live[word] ^= std::uint64_t{1} << bit;
+    const auto slot = static_cast<std::uint64_t>(std::countr_zero(free));
+    heap_.spans().bits().live[allocates.of(cached.block.word, block.word)] ^= std::uint64_t{1}
+                                                                       << allocates.of(slot, block.bit);
     cached.alloc_cache = free & (free - allocates.if_first(1));
     heap_.occupancy().note_exchange(span_class, allocates.if_first(1));
     ++paths_.deaths_and_small[allocates.if_first(1)];
     sizes_rounded_to_words_ += static_cast<std::int64_t>(
-        allocates.if_first(scan & static_cast<std::uint64_t>(request.size % 8 != 0)));
-    block = std::bit_cast<Block>(allocates.if_first(
-        std::bit_cast<std::uint64_t>(small_block(static_cast<std::uint32_t>(word), bit, span_class))));
+        allocates.if_first(static_cast<std::uint64_t>(!request.noscan) & (request.size % 8 != 0)));
+    block = std::bit_cast<Block>(allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) |
+                                                    std::bit_cast<std::uint64_t>(Block{.bit = static_cast<std::uint8_t>(slot)})));
     return static_cast<std::uint32_t>(span_class);
   }
 
@@ -369,8 +347,7 @@ class Go {
     }
     if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
     if (request.noscan && size < kTinyBytes) return allocate_tiny(p, size);
-    const std::uint64_t header = !request.noscan && size > kHeapBitsInSpanMaxBytes ? kMallocHeaderBytes : 0;
-    return allocate_small(p, make_span_class(size_class_for(size + header), request.noscan));
+    return allocate_small(p, small_span_class(size, request.noscan));
   }
 
   static std::uint64_t round_up(std::uint64_t bytes, std::uint64_t multiple) {
@@ -415,7 +392,7 @@ class Go {
 
   // Makes a free slot of a cached span the program's.
   SlotBit take_live_slot(CachedSpan& cached) {
-    const SlotBit slot{cached.word, static_cast<std::uint32_t>(std::countr_zero(cached.alloc_cache))};
+    const SlotBit slot{cached.block.word, static_cast<std::uint32_t>(std::countr_zero(cached.alloc_cache))};
     cached.alloc_cache &= ~slot.mask();
     heap_.spans().bits().live[slot.word] |= slot.mask();
     heap_.occupancy().note_taken(cached.span->span_class);
@@ -428,7 +405,7 @@ class Go {
     if (cached == nullptr) return {};
     ++paths_.deaths_and_small[1];
     const SlotBit slot = take_live_slot(*cached);
-    Block block = small_block(slot.word, slot.bit, span_class);
+    Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
     if (span_class == kTinySpanClass) {
       block.kind = Kind::kTiny;
       cached->span->holders[slot_of(*cached->span, block)] = 1;
@@ -458,9 +435,6 @@ class Go {
     return block;
   }
 
-  static Block small_block(std::uint32_t word, std::uint64_t bit, std::uint64_t span_class) {
-    return {word, static_cast<std::uint8_t>(bit), static_cast<SpanClass>(span_class), Kind::kSmall, 0};
-  }
   static Block tiny_block(SlotBit slot, std::uint32_t offset) {
     return {slot.word, static_cast<std::uint8_t>(slot.bit), kTinySpanClass, Kind::kTiny,
             static_cast<std::uint8_t>(offset)};

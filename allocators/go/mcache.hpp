@@ -19,7 +19,7 @@ struct CachedSpan {
   std::uint64_t alloc_cache = 0;  // Free slots of the word (Go: mspan.allocCache, from freeindex on).
   std::uint64_t settled = 0;      // alloc_cache as it was when the span's counts were right.
   Span* span = nullptr;
-  std::uint32_t word = 0;
+  Block block;  // That of the word's first slot.
 };
 
 class Mcache {
@@ -39,7 +39,7 @@ class Mcache {
     CachedSpan& cached = spans_[span_class];
     settle(cached, bits, marking);
     if (!cached.span->cached) return false;
-    load(cached, bits, (cached.word - cached.span->word + 1) * 64);
+    load(cached, bits, (cached.block.word - cached.span->word + 1) * 64);
     return cached.alloc_cache != 0;
   }
 
@@ -104,9 +104,9 @@ class Mcache {
     if (taken == 0) return;
     Span& span = *cached.span;
     span.alloc_count = static_cast<std::uint16_t>(span.alloc_count + std::popcount(taken));
-    span.freeindex = static_cast<std::uint16_t>((cached.word - span.word) * 64 +
+    span.freeindex = static_cast<std::uint16_t>((cached.block.word - span.word) * 64 +
                                                 static_cast<std::uint32_t>(std::bit_width(taken)));
-    if (marking) bits.mark[cached.word] |= taken;
+    if (marking) bits.mark[cached.block.word] |= taken;
     cached.settled = cached.alloc_cache;
   }
 
@@ -117,8 +117,8 @@ class Mcache {
     for (slot -= slot % 64; slot < span.nelems; slot += 64, usable = ~std::uint64_t{0}) {
       const std::uint32_t left = span.nelems - slot;
       if (left < 64) usable &= (std::uint64_t{1} << left) - 1;
-      cached.word = span.word + slot / 64;
-      cached.alloc_cache = cached.settled = ~bits.alloc[cached.word] & usable;
+      cached.block = {span.word + slot / 64, 0, span.span_class, Kind::kSmall, 0};
+      cached.alloc_cache = cached.settled = ~bits.alloc[cached.block.word] & usable;
       if (cached.alloc_cache != 0) return;
     }
     cached.alloc_cache = cached.settled = 0;
@@ -137,7 +137,8 @@ class Mcache {
     span.alloc_count_before_cache = span.alloc_count;
     heap.occupancy().let_go(span);
     span.cached = false;
-    cached = {.span = &empty_span()};
+    cached = {};
+    cached.span = &empty_span();
     return span;
   }
 

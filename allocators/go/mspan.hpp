@@ -53,6 +53,21 @@ struct SlotBit {
 };
 inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.word + slot / 64, slot % 64}; }
 
+// Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
+enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
+
+// An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death need
+// not look at the span.
+struct Block {
+  std::uint32_t word = 0;
+  std::uint8_t bit = 0;
+  SpanClass span_class = 0;
+  Kind kind = Kind::kNull;
+  std::uint8_t tiny_offset = 0;
+  explicit operator bool() const { return kind != Kind::kNull; }
+};
+static_assert(sizeof(Block) == 8);
+
 // What is known of each slot: columns of bits, of which every span has a run of words. Off-heap in Go, and of
 // no account in the footprint. A death touches nothing but one word, and marking is one pass over two
 // columns.

@@ -99,6 +99,27 @@ inline constexpr auto kSizeToClass = make_size_to_class();
 // The smallest class that holds so many bytes, header included; at most kMaxSmallClassBytes.
 constexpr int size_class_for(std::uint64_t bytes) { return kSizeToClass[(bytes + 7) / 8]; }
 
+// Of an object of at most kMaxSmallBytes: tiny ones share the slots of one class.
+constexpr SpanClass small_span_class(std::uint64_t size, bool noscan) {
+  if (noscan && size < kTinyBytes) return kTinySpanClass;
+  const std::uint64_t header = !noscan && size > kHeapBitsInSpanMaxBytes ? kMallocHeaderBytes : 0;
+  return make_span_class(size_class_for(size + header), noscan);
+}
+
+// small_span_class by noscan and size in words, for objects whose slots hold nothing else; 0 for those that may
+// share a slot with others, and for objects of no bytes.
+constexpr std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> make_untiny_span_class() {
+  std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> table{};
+  for (std::size_t noscan = 0; noscan < table.size(); ++noscan) {
+    for (std::size_t words = 1; words < table[noscan].size(); ++words) {
+      const SpanClass span_class = small_span_class(words * 8, noscan != 0);
+      table[noscan][words] = span_class == kTinySpanClass ? SpanClass{0} : span_class;
+    }
+  }
+  return table;
+}
+inline constexpr auto kUntinySpanClass = make_untiny_span_class();
+
 // Bytes of the header before a small object of this span class: its type, where the span has no pointer
 // bitmap.
 constexpr std::uint64_t header_bytes_of(SpanClass span_class) {

@@ -81,7 +81,7 @@ class ThreadCache {
       lists_[c].object_bytes = size_map[c].object_bytes;
       lists_[c].allow(1);  // Slow start.
     }
-    // Class 0 has no list: its objects have a span of their own. So no exchange finds it in order.
+    // Class 0 has no list: its objects have a span of their own. So no exchange finds room in it.
     lists_[0].max_length = 0;
     limits_.increase(*this);
     if (max_bytes_ == 0) limits_.claim_minimum(*this);
@@ -140,7 +140,9 @@ class ThreadCache {
     const std::uint64_t object_bytes = list.object_bytes;
     const std::int64_t bytes =
         bytes_ + static_cast<std::int64_t>(allocates.of(0 - object_bytes, object_bytes));
-    if (length > list.max_length || bytes > max_bytes_) [[unlikely]]
+    const std::uint64_t is_empty = length == ~std::uint32_t{0};
+    const auto is_full = static_cast<std::uint64_t>((length > list.max_length) | (bytes > max_bytes_));
+    if ((is_empty | allocates.if_second(is_full)) != 0) [[unlikely]]
       return false;
     Block& place = list.objects.blocks_[length - allocates.if_second(1)];
     const std::uint64_t head = std::bit_cast<std::uint64_t>(place);

@@ -170,10 +170,9 @@ class Replay {
     events_ = earlier + last;
   }
 
-  // An allocation or a free, one like the other, where the allocator can do without telling them apart and no
-  // maximum of the trace's changes.
+  // An allocation or a free, one like the other, where the allocator can do without telling them apart.
   [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
-    if ((kExchangedOps >> events.op[i] & 1) == 0 || events.requested[i] >= exchange_bound_) return false;
+    if ((kExchangedOps >> events.op[i] & 1) == 0 || !exchanges_) return false;
     const Choice allocates(is_allocation(events.op[i]));
     const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
     if (row == kNotExchanged) return false;
@@ -182,6 +181,7 @@ class Replay {
       requested_by_class_[row] += allocates.of(size, 0 - size);
       allocations_by_class_[row] += allocates.if_first(1);
     }
+    if constexpr (!A::kExchangesPages) note_requested(events.requested[i]);
     return true;
   }
 
@@ -340,19 +340,23 @@ class Replay {
   // not.
   void note_event(std::uint64_t requested) {
     if (memory_changed()) note_memory();
-    if (requested > totals_.peak_requested || events_ == 0) {
-      totals_.peak_requested = requested;
-      totals_.committed_at_peak_requested = committed_now_;
-    }
+    if (events_ == 0) totals_.committed_at_peak_requested = committed_now_;
+    note_requested(requested);
     if (committed_now_ > totals_.peak_committed || events_ == 0) {
       totals_.peak_committed = committed_now_;
       totals_.requested_at_peak_committed = requested;
       totals_.peak_committed_event = events_;
       totals_.peak_footprint = allocator_.footprint();
     }
-    // Without a shortfall, an exchange below the peak changes nothing that is kept here.
-    exchange_bound_ = shortfalls_.empty() ? totals_.peak_requested + 1 : 0;
+    exchanges_ = shortfalls_.empty();
     ++events_;
+  }
+
+  void note_requested(std::uint64_t requested) {
+    if (requested > totals_.peak_requested) {
+      totals_.peak_requested = requested;
+      totals_.committed_at_peak_requested = committed_now_;
+    }
   }
 
   // Before the event is counted that has changed it.
@@ -427,8 +431,8 @@ class Replay {
   std::uint64_t committed_since_ = 0;  // The first event that committed_sum lacks.
   std::uint64_t recent_mapped_ = 0;
   std::uint64_t recent_committed_ = 0;
-  std::uint64_t exchange_bound_ = 0;  // With so many requested bytes or more an event goes the long way.
-  std::int64_t deadline_ns_ = 0;      // As the allocator last said.
+  bool exchanges_ = false;        // Not before the first event has gone the long way, nor beside a shortfall.
+  std::int64_t deadline_ns_ = 0;  // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;
   std::vector<ClassUse> class_uses_;

@@ -57,6 +57,18 @@ def test_any_split_into_batches_gives_the_same_samples(events, chosen, data):
 
 
 @at_any_speed
+@given(events=traces(), chosen=options)
+def test_an_exchange_does_what_allocate_and_release_do(events, chosen):
+    # Where touched pages are counted, every event goes the long way.
+    exchanging, counting = Tcmalloc(**chosen), Tcmalloc(**chosen, touch="none")
+    np.testing.assert_array_equal(feed(exchanging, events), feed(counting, events))
+    expected = counting.result()
+    for name in ("touched_resident_bytes", "peak_touched_resident_bytes"):
+        del expected["counters"][name]
+    assert exchanging.result() == expected
+
+
+@at_any_speed
 @given(events=traces(releases_all=True), chosen=options)
 def test_releasing_everything_leaves_nothing_live(events, chosen):
     model = Tcmalloc(**chosen)

@@ -5,7 +5,7 @@ from conformance.canary import Canary, Fault
 FAULTS = (
     Fault(
         "a wrong header limit",
-        "go.hpp",
+        "size_classes.hpp",
         (("size > kHeapBitsInSpanMaxBytes ?", "size >= kHeapBitsInSpanMaxBytes ?"),),
     ),
     Fault(
