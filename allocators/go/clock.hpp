@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <optional>
+#include <limits>
+
+#include "harness/allocator.hpp"
 
 namespace go {
 
@@ -51,12 +53,24 @@ inline constexpr double kTimeSliceNs = 10e6;
 
 class Clock {
  public:
-  // follows_trace: time comes from the trace, if it has any.
-  explicit Clock(bool follows_trace) : follows_trace_(follows_trace) {}
+  // follows_trace: time comes from the trace, if it has any. ticks: it goes on with every microsecond of the
+  // trace, and not only where it is set.
+  Clock(bool follows_trace, bool ticks) : follows_trace_(follows_trace), ticks_(ticks) {
+    if (!ticks) next_tick_ns_ = kNever;
+  }
 
-  bool follows_trace() const { return follows_trace_; }
+  // To be called for every event.
+  [[gnu::always_inline]] void tick(std::int64_t time_ns) {
+    const harness::Choice due(time_ns >= next_tick_ns_);
+    trace_ns_ = due.of(time_ns, trace_ns_);
+    next_tick_ns_ = due.of(std::min(time_ns, kNever - kTickNs) + kTickNs, next_tick_ns_);
+  }
+  // Whether the time of this event is known here.
+  bool knows(std::int64_t time_ns) const { return !ticks_ || trace_ns_ == time_ns; }
   void set_trace_time(std::int64_t time_ns) {
-    if (follows_trace_) trace_ns_ = static_cast<double>(time_ns);
+    if (!follows_trace_) return;
+    trace_ns_ = time_ns;
+    if (ticks_) next_tick_ns_ = std::min(time_ns, kNever - kTickNs) + kTickNs;
   }
 
   // The program waits: it assists, or the world is stopped.
@@ -64,7 +78,7 @@ class Clock {
 
   // Nanoseconds. fresh_bytes: of spans that the OS gave; running: threads that run at once.
   double now(const Paths& paths, std::int64_t fresh_bytes, std::size_t running) const {
-    if (trace_ns_) return *trace_ns_ + stalled_ns_;
+    if (trace_ns_ != kNone) return static_cast<double>(trace_ns_) + stalled_ns_;
     const double program =
         kCosts.allocation * static_cast<double>(paths.slots() + paths.tiny_combined + paths.zero_size) +
         kCosts.death * static_cast<double>(paths.deaths()) +
@@ -75,8 +89,14 @@ class Clock {
   }
 
  private:
+  static constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::min();
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::int64_t kTickNs = 1000;
+
   bool follows_trace_;
-  std::optional<double> trace_ns_;
+  bool ticks_;
+  std::int64_t trace_ns_ = kNone;
+  std::int64_t next_tick_ns_ = kNone;
   double stalled_ns_ = 0;
 };
 

@@ -63,8 +63,8 @@ class Collector {
         sweeper_(sweeper),
         ps_(ps),
         paths_(paths),
-        clock_(options.clock_of_trace),
-        ticks_(options.clock_of_trace && options.mode == CollectorMode::kConcurrent) {}
+        clock_(options.clock_of_trace, options.clock_of_trace && options.mode == CollectorMode::kConcurrent) {
+  }
   Collector(const Collector&) = delete;
   Collector& operator=(const Collector&) = delete;
 
@@ -124,18 +124,20 @@ class Collector {
     renew_trigger();
   }
 
-  // When to be told the time: where the trace drives the clock, every microsecond; else for the collection
-  // that comes two minutes after the last (proc.go: sysmon).
-  std::int64_t next_deadline_ns() const {
-    if (force_gc_ns_ == kAtOnce || !ticks_) return force_gc_ns_;
-    return next_tick_ns_;
-  }
+  [[gnu::always_inline]] void tick(std::int64_t time_ns) { clock_.tick(time_ns); }
+
+  // When to be told the time: for the collection that comes two minutes after the last (proc.go: sysmon).
+  // After a cycle, the first time that is told says when that is.
+  std::int64_t next_deadline_ns() const { return force_gc_ns_; }
 
   void advance(std::int64_t time_ns, P& running) {
-    clock_.set_trace_time(time_ns);
-    next_tick_ns_ = std::min(time_ns, kNever - kTickNs) + kTickNs;
-    if (time_ns >= force_gc_ns_) [[unlikely]]
+    if (force_gc_ns_ == kAtOnce) {
+      clock_.set_trace_time(time_ns);
+      force_gc_ns_ = std::min(time_ns, kNever - kForceGcPeriodNs) + kForceGcPeriodNs;
+    } else if (clock_.knows(time_ns)) {
+      clock_.set_trace_time(time_ns);
       force_gc(time_ns, running);
+    }
   }
 
   // Every cycle since the last call, or since recording began: live bytes at its start, marked bytes, spans
@@ -150,14 +152,8 @@ class Collector {
  private:
   static constexpr std::int64_t kAtOnce = std::numeric_limits<std::int64_t>::min();
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-  static constexpr std::int64_t kTickNs = 1000;
 
-  // After a cycle, the first time that is told says when the next one is forced.
   void force_gc(std::int64_t time_ns, P& running) {
-    if (force_gc_ns_ == kAtOnce) {
-      force_gc_ns_ = std::min(time_ns, kNever - kForceGcPeriodNs) + kForceGcPeriodNs;
-      return;
-    }
     // A pause of days would collect the same heap again and again: the last day of it is enough.
     constexpr std::int64_t kDayNs = 86'400'000'000'000;
     std::int64_t at = force_gc_ns_ - kForceGcPeriodNs;
@@ -417,8 +413,6 @@ class Collector {
   std::uint64_t startup_root_work_ = 0;
   std::vector<Span*> work_buffers_;
   std::vector<std::uint64_t> stack_scans_;
-  bool ticks_;  // Whether the clock must be told the trace's time.
-  std::int64_t next_tick_ns_ = kAtOnce;
   std::int64_t force_gc_ns_ = kNever;  // kAtOnce: to be learnt from the next event.
   bool recording_cycles_ = false;
   std::vector<std::array<std::uint64_t, 3>> cycle_history_;

@@ -99,9 +99,8 @@ class Go {
     const std::uint64_t mask = std::uint64_t{1} << block.bit;
     std::uint64_t units = 1;
     if (block.kind == Kind::kTiny) {
-      Span& span = heap_.spans().of_word(block.word);
-      if (--span.holders[slot_of(span, block)] > 0) return;
-      if ((bits.startup[block.word] & mask) != 0) note_startup(span, 1);
+      if (--bits.holders_of({block.word, block.bit}) > 0) return;
+      if ((bits.startup[block.word] & mask) != 0) note_startup(heap_.spans().of_word(block.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
       heap_.occupancy().note_large(block.span_class, -1);
@@ -115,13 +114,14 @@ class Go {
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
     P* const p = request.thread < p_by_thread_.size() ? p_by_thread_[request.thread] : nullptr;
-    const bool is_plain = request.size <= kMaxSmallBytes && request.alignment <= 8 &&
-                          block.kind == static_cast<Kind>(allocates.if_second(static_cast<unsigned>(Kind::kSmall)));
+    const bool is_plain =
+        request.size <= kMaxSmallBytes && request.alignment <= 8 &&
+        block.kind == static_cast<Kind>(allocates.if_second(static_cast<unsigned>(Kind::kSmall)));
     if (!is_plain || p == nullptr) [[unlikely]]
       return harness::kNotExchanged;
     // Of the same size, and as noscan, at its death as at its birth.
     const std::uint64_t wanted = kUntinySpanClass[request.noscan][(request.size + 7) / 8];
-    const std::uint64_t span_class = allocates.of(wanted, block.span_class);
+    const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
     CachedSpan& cached = p->mcache.at(span_class);
     const std::uint64_t free = cached.alloc_cache;
     if (wanted == 0 || (free | allocates.if_second(1)) == 0) [[unlikely]]
@@ -130,19 +130,22 @@ class Go {
       // The program pays for its allocation, or must first assist.
       if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
         return harness::kNotExchanged;
-      p->assist_bytes -= static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[span_class / 2].object_bytes));
+      p->assist_bytes -=
+          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[span_class / 2].object_bytes));
     }
     running_ = p;
-    const auto slot = static_cast<std::uint64_t>(std::countr_zero(free));
-    heap_.spans().bits().live[allocates.of(cached.block.word, block.word)] ^= std::uint64_t{1}
-                                                                       << allocates.of(slot, block.bit);
+    // At a death there may be no free slot; then any number will do.
+    const auto slot = static_cast<std::uint64_t>(std::countr_zero(free | std::uint64_t{1} << 63));
+    heap_.spans().bits().live[allocates.of(std::uint64_t{cached.block.word}, std::uint64_t{block.word})] ^=
+        std::uint64_t{1} << allocates.of(slot, std::uint64_t{block.bit});
     cached.alloc_cache = free & (free - allocates.if_first(1));
     heap_.occupancy().note_exchange(span_class, allocates.if_first(1));
     ++paths_.deaths_and_small[allocates.if_first(1)];
     sizes_rounded_to_words_ += static_cast<std::int64_t>(
         allocates.if_first(static_cast<std::uint64_t>(!request.noscan) & (request.size % 8 != 0)));
-    block = std::bit_cast<Block>(allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) |
-                                                    std::bit_cast<std::uint64_t>(Block{.bit = static_cast<std::uint8_t>(slot)})));
+    block = std::bit_cast<Block>(
+        allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) |
+                           std::bit_cast<std::uint64_t>(Block{.bit = static_cast<std::uint8_t>(slot)})));
     return static_cast<std::uint32_t>(span_class);
   }
 
@@ -159,6 +162,7 @@ class Go {
     }
   }
 
+  [[gnu::always_inline]] void tick(std::int64_t time_ns) { collector_.tick(time_ns); }
   std::int64_t next_deadline_ns() const { return collector_.next_deadline_ns(); }
   void advance(std::int64_t time_ns) {
     if (running_ == nullptr) p_of(0);
@@ -408,7 +412,7 @@ class Go {
     Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
     if (span_class == kTinySpanClass) {
       block.kind = Kind::kTiny;
-      cached->span->holders[slot_of(*cached->span, block)] = 1;
+      heap_.spans().bits().holders_of(slot) = 1;
     }
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
@@ -419,18 +423,18 @@ class Go {
       ++paths_.tiny_combined;
       Span& span = *p.tiny.block().span;
       const std::uint32_t slot = p.tiny.block().slot;
-      if (span.holders[slot]++ == 0) revive(span, slot);
-      return tiny_block(slot_bit(span, slot), *offset);
+      const SlotBit at = slot_bit(span, slot);
+      if (heap_.spans().bits().holders_of(at)++ == 0) revive(span, at);
+      return tiny_block(at, *offset);
     }
     bool refilled = false;
     CachedSpan* const cached = span_with_slot(p, kTinySpanClass, refilled);
     if (cached == nullptr) return {};
     ++paths_.tiny_blocks;
-    const Block block = tiny_block(take_live_slot(*cached), 0);
-    Span& span = *cached->span;
-    const std::uint32_t slot = slot_of(span, block);
-    span.holders[slot] = 1;
-    p.tiny.started({&span, slot}, size);
+    const SlotBit at = take_live_slot(*cached);
+    const Block block = tiny_block(at, 0);
+    heap_.spans().bits().holders_of(at) = 1;
+    p.tiny.started({cached->span, slot_of(*cached->span, block)}, size);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
@@ -444,9 +448,8 @@ class Go {
   }
 
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.
-  void revive(Span& span, std::uint32_t slot) {
+  void revive(Span& span, SlotBit at) {
     SlotBits& bits = heap_.spans().bits();
-    const SlotBit at = slot_bit(span, slot);
     bits.live[at.word] |= at.mask();
     if ((bits.startup[at.word] & at.mask()) != 0) note_startup(span, -1);
     heap_.occupancy().note_revived(span.span_class);
@@ -609,7 +612,7 @@ class Go {
 static_assert(harness::Allocator<Go>);
 static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go> &&
               harness::Exchanges<Go>);
-static_assert(harness::KeepsTime<Go> && harness::Places<Go> && harness::Counts<Go> &&
+static_assert(harness::KeepsTime<Go> && harness::Ticks<Go> && harness::Places<Go> && harness::Counts<Go> &&
               harness::HasClasses<Go>);
 
 }  // namespace go

@@ -20,9 +20,8 @@ enum class SpanState : std::uint8_t { kDead, kInUse, kManual };
 struct alignas(64) Span {
   std::uint64_t base = 0;
   std::uint64_t element_bytes = 0;
-  std::uint8_t* holders = nullptr;  // Tiny span class: objects of the program in each slot.
-  std::uint32_t index = 0;          // In the span table.
-  std::uint32_t word = 0;           // The first of its words() words in SlotBits.
+  std::uint32_t index = 0;  // In the span table.
+  std::uint32_t word = 0;   // The first of its words() words in SlotBits.
   std::uint32_t pages = 0;
   // Against the heap's, h: h - 2 unswept, h swept, h + 1 cached before the sweep began, h + 3 swept and
   // cached.
@@ -56,8 +55,8 @@ inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.wor
 // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
 enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
 
-// An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death need
-// not look at the span.
+// An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
+// need not look at the span.
 struct Block {
   std::uint32_t word = 0;
   std::uint8_t bit = 0;
@@ -77,6 +76,10 @@ struct SlotBits {
   std::vector<std::uint64_t> mark;     // Found alive by the last cycle.
   std::vector<std::uint64_t> startup;  // Held by the process itself; only in spans of the start snapshot.
   std::vector<std::uint32_t> span;     // Whose word it is.
+  // 64 a word: how many objects of the program share a slot of a tiny span.
+  std::vector<std::uint8_t> holders;
+
+  std::uint8_t& holders_of(SlotBit slot) { return holders[slot.word * std::size_t{64} + slot.bit]; }
 
   static std::uint32_t count(const std::vector<std::uint64_t>& column, const Span& span) {
     int slots = 0;
@@ -245,14 +248,11 @@ class SpanTable {
     span.startup = startup;
     span.nelems = static_cast<std::uint16_t>(nelems);
     if (nelems > 0) take_words(span);
-    if (nelems > 0 && span_class == kTinySpanClass) take_holders(span);
     return span;
   }
 
   void discard(Span& span) {
     if (span.nelems > 0) free_words_[span.words()].push_back(span.word);
-    if (span.holders != nullptr) free_holders_.push_back(span.holders);
-    span.holders = nullptr;
     span.state = SpanState::kDead;
     free_.push_back(span.index);
   }
@@ -260,8 +260,6 @@ class SpanTable {
  private:
   static constexpr std::size_t kChunk = 1024;
   static constexpr std::size_t kMaxWords = 16;  // Of 1,024 slots of 8 bytes.
-  static constexpr std::size_t kMaxTinySlots = kPageBytes / kTinyBytes;
-  static constexpr std::size_t kTinySpansPerSlab = 16;
 
   void take_words(Span& span) {
     std::vector<std::uint32_t>& free = free_words_[span.words()];
@@ -276,6 +274,7 @@ class SpanTable {
       bits_.mark.resize(end);
       bits_.startup.resize(end);
       bits_.span.resize(end);
+      bits_.holders.resize(end * 64);
       span.word = static_cast<std::uint32_t>(first);
     } else {
       span.word = free.back();
@@ -287,25 +286,11 @@ class SpanTable {
     }
   }
 
-  void take_holders(Span& span) {
-    if (free_holders_.empty()) {
-      slabs_.push_back(std::make_unique_for_overwrite<std::uint8_t[]>(kTinySpansPerSlab * kMaxTinySlots));
-      for (std::size_t i = kTinySpansPerSlab; i-- > 0;) {
-        free_holders_.push_back(slabs_.back().get() + i * kMaxTinySlots);
-      }
-    }
-    span.holders = free_holders_.back();
-    free_holders_.pop_back();
-    std::fill_n(span.holders, kMaxTinySlots, std::uint8_t{0});
-  }
-
   std::vector<std::unique_ptr<Span[]>> chunks_;
   std::uint32_t size_ = 0;
   std::vector<std::uint32_t> free_;
   SlotBits bits_;
   std::array<std::vector<std::uint32_t>, kMaxWords + 1> free_words_;
-  std::vector<std::unique_ptr<std::uint8_t[]>> slabs_;
-  std::vector<std::uint8_t*> free_holders_;
 };
 
 }  // namespace go

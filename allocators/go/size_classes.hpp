@@ -106,8 +106,8 @@ constexpr SpanClass small_span_class(std::uint64_t size, bool noscan) {
   return make_span_class(size_class_for(size + header), noscan);
 }
 
-// small_span_class by noscan and size in words, for objects whose slots hold nothing else; 0 for those that may
-// share a slot with others, and for objects of no bytes.
+// small_span_class by noscan and size in words, for objects whose slots hold nothing else; 0 for those that
+// may share a slot with others, and for objects of no bytes.
 constexpr std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> make_untiny_span_class() {
   std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> table{};
   for (std::size_t noscan = 0; noscan < table.size(); ++noscan) {

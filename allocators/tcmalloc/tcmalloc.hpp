@@ -100,7 +100,8 @@ class Tcmalloc {
     ThreadCache* const cache = caches_[request.thread].get();
     if (cache == nullptr) [[unlikely]]
       return harness::kNotExchanged;
-    const std::uint64_t size_class = allocates.of(tiers_->size_map.class_of(request.size), block.size_class);
+    const std::uint64_t size_class =
+        allocates.of(std::uint64_t{tiers_->size_map.class_of(request.size)}, std::uint64_t{block.size_class});
     if (!cache->exchange(allocates, size_class, block)) [[unlikely]]
       return harness::kNotExchanged;
     ++objects_[size_class].count[allocates.if_first(1)];

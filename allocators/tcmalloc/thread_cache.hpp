@@ -134,22 +134,25 @@ class ThreadCache {
   // head and the block. Returns false, nothing done, where another tier is needed.
   [[gnu::always_inline]] bool exchange(harness::Choice allocates, std::uint64_t size_class, Block& block) {
     FreeList& list = lists_[size_class];
-    // Wraps where the list is empty.
-    const std::uint32_t length =
-        list.length() + static_cast<std::uint32_t>(allocates.of(~std::uint64_t{0}, 1));
-    const std::uint64_t object_bytes = list.object_bytes;
+    const auto old_length = static_cast<std::int64_t>(list.length());
+    const auto room = static_cast<std::int64_t>(list.max_length) - old_length;
     const std::int64_t bytes =
-        bytes_ + static_cast<std::int64_t>(allocates.of(0 - object_bytes, object_bytes));
-    const std::uint64_t is_empty = length == ~std::uint32_t{0};
-    const auto is_full = static_cast<std::uint64_t>((length > list.max_length) | (bytes > max_bytes_));
-    if ((is_empty | allocates.if_second(is_full)) != 0) [[unlikely]]
+        bytes_ + static_cast<std::int64_t>(allocates.negated_if_first(list.object_bytes));
+    if (static_cast<std::int64_t>(
+            allocates.of(static_cast<std::uint64_t>(old_length), static_cast<std::uint64_t>(room))) <= 0 ||
+        static_cast<std::int64_t>(allocates.if_second(static_cast<std::uint64_t>(bytes))) > max_bytes_)
+        [[unlikely]] {
       return false;
+    }
+    const auto length =
+        static_cast<std::uint32_t>(static_cast<std::uint64_t>(old_length) + allocates.negated_if_first(1));
     Block& place = list.objects.blocks_[length - allocates.if_second(1)];
     const std::uint64_t head = std::bit_cast<std::uint64_t>(place);
     place = std::bit_cast<Block>(allocates.of(head, std::bit_cast<std::uint64_t>(block)));
     block = std::bit_cast<Block>(allocates.if_first(head));
     list.objects.size_ = length;
-    list.low_water = std::min(list.low_water, length);
+    if (length < list.low_water) [[unlikely]]
+      list.low_water = length;
     bytes_ = bytes;
     return true;
   }

@@ -96,8 +96,15 @@ class Choice {
   std::uint64_t of(std::uint64_t first, std::uint64_t second) const {
     return second ^ ((first ^ second) & mask_);
   }
+  std::int64_t of(std::int64_t first, std::int64_t second) const {
+    return static_cast<std::int64_t>(
+        of(static_cast<std::uint64_t>(first), static_cast<std::uint64_t>(second)));
+  }
   std::uint64_t if_first(std::uint64_t value) const { return value & mask_; }
   std::uint64_t if_second(std::uint64_t value) const { return value & ~mask_; }
+  // Modulo 2^64.
+  std::uint64_t negated_if_first(std::uint64_t value) const { return (value ^ mask_) - mask_; }
+  std::uint64_t negated_if_second(std::uint64_t value) const { return (value ^ ~mask_) - ~mask_; }
 
  private:
   std::uint64_t mask_;
@@ -143,6 +150,10 @@ concept KeepsTime = requires(A a, std::int64_t time_ns) {
   { a.next_deadline_ns() } -> std::same_as<std::int64_t>;
   a.advance(time_ns);
 };
+
+// Follows trace time besides, at the price of an instruction or two an event.
+template <typename A>
+concept Ticks = KeepsTime<A> && requires(A a, std::int64_t time_ns) { a.tick(time_ns); };
 
 // The model address of a block; none for an object that has no memory.
 template <typename A>

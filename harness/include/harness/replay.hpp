@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "harness/allocator.hpp"
+#include "harness/huge_pages.hpp"
 
 namespace harness {
 
@@ -140,11 +141,25 @@ class Replay {
   // The events of a batch from `first` up to `last`, not included.
   template <bool kPlacing>
   void run(const Events& events, std::size_t first, std::size_t last) {
+    // Behind the last event of the batch nothing is known to be fetched ahead.
+    const std::size_t count = events.op.size();
+    const std::size_t ahead = std::clamp(count - std::min(count, kPrefetchBlock), first, last);
+    run<kPlacing>(events, first, ahead, kPrefetchBlock, kPrefetchTarget);
+    run<kPlacing>(events, ahead, last, 0, 0);
+  }
+
+  // block, target: how far ahead the block of an event is touched, and what the block names.
+  template <bool kPlacing>
+  [[gnu::noinline]] void run(const Events& events, std::size_t first, std::size_t last, std::size_t block,
+                             std::size_t target) {
     const std::uint64_t earlier = events_ - first;  // Of the batches before.
     for (std::size_t i = first; i < last; ++i) {
-      prefetch(events, i);
+      __builtin_prefetch(&blocks_[events.slot[i + block]], 1);
+      // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a
+      // line.
+      if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + target]]);
       if constexpr (KeepsTime<A>) {
-        if (!events.time_ns.empty() && events.time_ns[i] >= deadline_ns_) {
+        if (!events.time_ns.empty() && is_due(events.time_ns[i])) [[unlikely]] {
           allocator_.advance(events.time_ns[i]);
           deadline_ns_ = allocator_.next_deadline_ns();
           if (memory_changed()) [[unlikely]] {
@@ -170,15 +185,20 @@ class Replay {
     events_ = earlier + last;
   }
 
+  [[gnu::always_inline]] bool is_due(std::int64_t time_ns) {
+    if constexpr (Ticks<A>) allocator_.tick(time_ns);
+    return time_ns >= deadline_ns_;
+  }
+
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
   [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
-    if ((kExchangedOps >> events.op[i] & 1) == 0 || !exchanges_) return false;
+    if ((exchanged_ops_ >> events.op[i] & 1) == 0) return false;
     const Choice allocates(is_allocation(events.op[i]));
     const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
     if (row == kNotExchanged) return false;
     if constexpr (HasClasses<A>) {
       const std::uint64_t size = events.size[i];
-      requested_by_class_[row] += allocates.of(size, 0 - size);
+      requested_by_class_[row] += allocates.negated_if_second(size);
       allocations_by_class_[row] += allocates.if_first(1);
     }
     if constexpr (!A::kExchangesPages) note_requested(events.requested[i]);
@@ -211,19 +231,6 @@ class Replay {
     }
     note_event(events.requested[i] - failed_bytes_);
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
-  }
-
-  // Inlined by force: GCC takes a function that only prefetches for one without effect, and drops its calls.
-  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i) const {
-    if (i + kPrefetchBlock < events.slot.size()) {
-      __builtin_prefetch(&blocks_[events.slot[i + kPrefetchBlock]], 1);
-    }
-    // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a line.
-    if constexpr (Prefetches<A>) {
-      if (i + kPrefetchTarget < events.slot.size()) {
-        allocator_.prefetch(blocks_[events.slot[i + kPrefetchTarget]]);
-      }
-    }
   }
 
   static Request request_of(const Events& events, std::size_t i) {
@@ -348,7 +355,7 @@ class Replay {
       totals_.peak_committed_event = events_;
       totals_.peak_footprint = allocator_.footprint();
     }
-    exchanges_ = shortfalls_.empty();
+    exchanged_ops_ = shortfalls_.empty() ? kExchangedOps : 0;
     ++events_;
   }
 
@@ -420,7 +427,7 @@ class Replay {
   }
 
   A allocator_;
-  std::vector<Block> blocks_;  // By slot.
+  std::vector<Block, HugePages<Block>> blocks_;  // By slot.
   Totals totals_;
   std::uint64_t events_ = 0;
   std::uint64_t requested_now_ = 0;
@@ -431,7 +438,9 @@ class Replay {
   std::uint64_t committed_since_ = 0;  // The first event that committed_sum lacks.
   std::uint64_t recent_mapped_ = 0;
   std::uint64_t recent_committed_ = 0;
-  bool exchanges_ = false;        // Not before the first event has gone the long way, nor beside a shortfall.
+  // A bit for each op that may be exchanged: none before the first event has gone the long way, nor beside a
+  // shortfall.
+  unsigned exchanged_ops_ = 0;
   std::int64_t deadline_ns_ = 0;  // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;

@@ -26,7 +26,7 @@ FAULTS = (
     Fault(
         "low-water mark not lowered by an exchange",
         "thread_cache.hpp",
-        (("list.low_water = std::min(list.low_water, length);", ""),),
+        (("if (length < list.low_water) [[unlikely]]", "if (false)"),),
     ),
     Fault(
         "normal span preferred to a shorter returned one",
