@@ -80,7 +80,7 @@ class Loop:
             for first in range(begin, end, _ROWS_AT_A_TIME):
                 last = min(first + _ROWS_AT_A_TIME, end)
                 requested = batch.requested[first:last].astype(np.int64) - self.failed_bytes
-                self._note_events(self._run(rows.part(first, last), requested), requested)
+                self._note_events(self._run(rows.part(first, last, self.blocks), requested), requested)
             if len(samples) < len(stops):
                 samples.append(self._sample())
             begin = end
@@ -91,7 +91,9 @@ class Loop:
         memory, blocks, shortfalls = self.memory, self.blocks, self.shortfalls
         allocate, release = self.allocator.allocate, self.allocator.release
         committed: list[int] = []
-        committed_bound, mapped_bound = self._bounds()
+        # No maximum changes while neither is exceeded.
+        committed_bound = min(self.recent_committed, self.peak_committed)
+        mapped_bound = self.recent_mapped
         for op, slot, handed in zip(*rows, strict=True):
             if op == FREE:
                 block = blocks[slot]
@@ -114,7 +116,8 @@ class Loop:
             committed.append(committed_now)
             if committed_now > committed_bound or memory.mapped_bytes > mapped_bound:
                 self._note_rise(committed_now, requested, len(committed) - 1)
-                committed_bound, mapped_bound = self._bounds()
+                committed_bound = min(self.recent_committed, self.peak_committed)
+                mapped_bound = self.recent_mapped
         return committed
 
     def _reallocate(self, slot: int, request: Request, requested: NDArray[np.int64], row: int) -> None:
@@ -142,15 +145,13 @@ class Loop:
         self.failed_bytes -= shortfall
         requested[row:] += shortfall
 
-    def _bounds(self) -> tuple[int, int]:
-        """Return the committed and the mapped bytes above which a maximum has changed."""
-        return min(self.recent_committed, self.peak_committed), self.recent_mapped
-
     def _note_rise(self, committed: int, requested: NDArray[np.int64], row: int) -> None:
         mapped = self.memory.mapped_bytes
-        self.recent_mapped = max(self.recent_mapped, mapped)
-        self.recent_committed = max(self.recent_committed, committed)
-        self.peak_mapped = max(self.peak_mapped, mapped)
+        if mapped > self.recent_mapped:
+            self.recent_mapped = mapped
+            self.peak_mapped = max(self.peak_mapped, mapped)
+        if committed > self.recent_committed:
+            self.recent_committed = committed
         if committed > self.peak_committed:
             self.peak_committed = committed
             self.requested_at_peak_committed = int(requested[row])

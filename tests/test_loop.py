@@ -49,8 +49,9 @@ class CountingIdeal(Allocator):
         self.mapped_bytes = self.committed_bytes = 0
 
     def allocate(self, request):
-        self.mapped_bytes = self.committed_bytes = self.committed_bytes + request.size
-        return request.size
+        size = request.size
+        self.mapped_bytes = self.committed_bytes = self.committed_bytes + size
+        return size
 
     def release(self, block, thread):
         self.mapped_bytes = self.committed_bytes = self.committed_bytes - block

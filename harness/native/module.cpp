@@ -192,7 +192,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<harness::PythonRows>(m, "PythonRows")
       .def("__init__", &python_rows, "request"_a, "batch"_a, nb::keep_alive<1, 3>())
-      .def("part", &harness::PythonRows::part, "begin"_a, "end"_a);
+      .def("part", &harness::PythonRows::part, "begin"_a, "end"_a, "blocks"_a);
 
   nb::exception<harness::SizeOverflow>(m, "SizeOverflow");
   nb::class_<harness::Generator>(m, "Generator")

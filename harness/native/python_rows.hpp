@@ -26,14 +26,16 @@ class PythonRows {
   }
 
   // Three lists for the rows from `begin` up to `end`, not included: op, slot, and what the allocator is
-  // handed: the Request of a row that allocates, the thread of any other.
-  nanobind::tuple part(std::size_t begin, std::size_t end) const {
+  // handed: the Request of a row that allocates, the thread of any other. As in replay.hpp, what the loop
+  // keeps by slot and will look at is on its way from memory meanwhile.
+  nanobind::tuple part(std::size_t begin, std::size_t end, const nanobind::list& blocks) const {
     if (begin > end || end > events_.op.size()) throw std::out_of_range("no such rows in the batch");
     nanobind::list ops = list_of(end - begin);
     nanobind::list slots = list_of(end - begin);
     nanobind::list handed = list_of(end - begin);
     for (std::size_t i = begin; i < end; ++i) {
       const auto index = static_cast<Py_ssize_t>(i - begin);
+      if (events_.slot[i] < blocks.size()) __builtin_prefetch(PyList_GET_ITEM(blocks.ptr(), events_.slot[i]));
       PyList_SET_ITEM(ops.ptr(), index, made(PyLong_FromUnsignedLong(events_.op[i])));
       PyList_SET_ITEM(slots.ptr(), index, made(PyLong_FromUnsignedLong(events_.slot[i])));
       PyList_SET_ITEM(handed.ptr(), index,
