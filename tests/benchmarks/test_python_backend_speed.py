@@ -91,5 +91,5 @@ def test_a_backend_in_python_has_half_the_rate_of_a_bare_loop(capsys):
         print("\n" + tabulate(rows, headers, floatfmt=("", ".1f", ".1f", ".2f")))
     few, many = (rate for *_, rate in rows)
     assert few >= 0.5
-    # The blocks of many objects lie in memory that the bare loop never touches, and the second cache is small.
+    # Blocks of many objects lie in memory that the bare loop never touches, more of it than a cache holds.
     assert many >= 0.4
