@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from harness.loop import Loop
+
 ENTRY_POINT_GROUP = "harness.allocators"
 
 # The ops of harness-trace/1.
@@ -126,10 +128,19 @@ class NativeAllocator:
 
 
 class Allocator(ABC):
-    """A simulated allocator in plain Python, as slow and as clear as you like."""
+    """A simulated allocator in plain Python.
+
+    One that keeps the two numbers below as they change is replayed several times as fast: the loop reads them
+    after every event, and asks one without both for two footprints instead.
+    """
 
     version = "1"
     kind = "model"
+
+    mapped_bytes: int
+    committed_bytes: int  # Mapped less released.
+
+    _loop: Loop | None = None
 
     @abstractmethod
     def allocate(self, request: Request) -> Any:

@@ -1,4 +1,8 @@
-"""The replay loop for an allocator in plain Python: the twin of include/harness/replay.hpp."""
+"""The replay loop for an allocator in plain Python: the twin of include/harness/replay.hpp.
+
+What is done for every event stands in Loop._run() and takes its names from local variables. Events are
+turned into Python's objects some hundreds at a time; what can wait until those are done is left to NumPy.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.allocator import (
-    ALLOC,
     CALLOC,
     FREE,
     GC,
@@ -21,8 +24,28 @@ from harness.allocator import (
     Request,
 )
 from harness.errors import AllocatorError
+from harness.native._native import PythonRows
 
 _UNKNOWN = -1
+
+# Python looks for cycles whenever there are 700 more tuples and the like; fewer Requests start no search.
+_ROWS_AT_A_TIME = 600
+
+
+class _Memory:
+    """The two numbers of an allocator that does not keep them: its footprint at this moment says them."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        self._footprint = allocator.footprint
+
+    @property
+    def mapped_bytes(self) -> int:
+        return self._footprint().mapped or 0
+
+    @property
+    def committed_bytes(self) -> int:
+        footprint = self._footprint()
+        return (footprint.mapped or 0) - (footprint.released or 0)
 
 
 class Loop:
@@ -30,93 +53,127 @@ class Loop:
 
     def __init__(self, allocator: Allocator) -> None:
         self.allocator = allocator
-        self.blocks: dict[int, Any] = {}
-        self.held: dict[int, int] = {}  # Bytes that the program got of each live object.
+        keeps_both = hasattr(allocator, "mapped_bytes") and hasattr(allocator, "committed_bytes")
+        self.memory: Any = allocator if keeps_both else _Memory(allocator)
+        self.blocks: list[Any] = []
         self.events = 0
         self.requested = 0
         self.committed_sum = 0
-        self.peak_mapped = self.peak_committed = 0
-        self.peak_committed_event = 0
-        self.peak_requested = 0
-        self.requested_at_peak_committed = self.committed_at_peak_requested = 0
         self.failed_allocations = 0
+        self.shortfalls: dict[int, int] = {}  # By slot: bytes that the trace says were had, and were not.
+        self.failed_bytes = 0  # Their sum.
+        self.peak_requested = self.peak_committed = -1  # Less than the first event's, whatever that is.
+        self.peak_committed_event = 0
+        self.requested_at_peak_committed = self.committed_at_peak_requested = 0
         self.peak_footprint = Footprint()
-        self.recent_mapped = self.recent_committed = 0
-        self._note_committed(allocator.footprint())
+        self.recent_mapped = self.peak_mapped = self.memory.mapped_bytes
+        self.recent_committed = self.memory.committed_bytes
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Replay a batch; return one row of SAMPLE_COLUMNS per stop."""
+        rows = PythonRows(Request, batch)
+        slots = int(batch.slot.max(initial=0)) + 1
+        self.blocks += [None] * (slots - len(self.blocks))
         samples: list[list[int]] = []
-        columns = (batch.op, batch.thread, batch.slot, batch.size, batch.alignment, batch.noscan)
         begin = 0
         for end in [*stops.tolist(), len(batch.op)]:
-            for row in zip(*(column[begin:end].tolist() for column in columns), strict=True):
-                self._step(*row)
+            for first in range(begin, end, _ROWS_AT_A_TIME):
+                last = min(first + _ROWS_AT_A_TIME, end)
+                requested = batch.requested[first:last].astype(np.int64) - self.failed_bytes
+                self._note_events(self._run(rows.part(first, last, self.blocks), requested), requested)
             if len(samples) < len(stops):
                 samples.append(self._sample())
             begin = end
         return np.array(samples, np.int64).reshape(-1, len(Footprint._fields) + 2)
 
-    def _step(self, op: int, thread: int, slot: int, size: int, alignment: int, noscan: int) -> None:
-        allocator = self.allocator
-        if op == FREE:
-            block = self.blocks.pop(slot, None)
-            self.requested -= self.held.pop(slot, 0)
-            if block is not None:
-                allocator.release(block, thread)
-        elif op in (ALLOC, CALLOC):
-            self._keep(
-                slot, size, allocator.allocate(Request(size, alignment, bool(noscan), op == CALLOC, thread))
-            )
-        elif op == REALLOC:
-            request = Request(size, alignment, bool(noscan), False, thread)
-            old = self.blocks.get(slot)
-            self._keep(
-                slot, size, allocator.allocate(request) if old is None else allocator.reallocate(old, request)
-            )
-        elif op == GC:
-            allocator.collect()
-        elif op == THREAD_END:
-            allocator.thread_end(thread)
-        self._note_event()
-
-    def _keep(self, slot: int, size: int, block: Any) -> None:
-        if block is None:  # The program is left with what it had.
-            self.failed_allocations += 1
-            return
-        self.requested += size - self.held.get(slot, 0)
-        self.held[slot] = size
-        self.blocks[slot] = block
-
-    def _note_event(self) -> None:
-        footprint = self.allocator.footprint()
-        committed = self._note_committed(footprint)
-        self.committed_sum += committed
-        if self.requested > self.peak_requested or self.events == 0:
-            self.peak_requested = self.requested
-            self.committed_at_peak_requested = committed
-        if committed > self.peak_committed or self.events == 0:
-            self.peak_committed = committed
-            self.requested_at_peak_committed = self.requested
-            self.peak_committed_event = self.events
-            self.peak_footprint = footprint
-        self.events += 1
-
-    def _note_committed(self, footprint: Footprint) -> int:
-        mapped = footprint.mapped or 0
-        committed = mapped - (footprint.released or 0)
-        self.recent_mapped = max(self.recent_mapped, mapped)
-        self.recent_committed = max(self.recent_committed, committed)
-        self.peak_mapped = max(self.peak_mapped, mapped)
+    def _run(self, rows: tuple[list[int], list[int], list[Any]], requested: NDArray[np.int64]) -> list[int]:
+        """Replay some rows; return the committed bytes after each."""
+        memory, blocks, shortfalls = self.memory, self.blocks, self.shortfalls
+        allocate, release = self.allocator.allocate, self.allocator.release
+        committed: list[int] = []
+        # No maximum changes while neither is exceeded.
+        committed_bound = min(self.recent_committed, self.peak_committed)
+        mapped_bound = self.recent_mapped
+        for op, slot, handed in zip(*rows, strict=True):
+            if op == FREE:
+                block = blocks[slot]
+                blocks[slot] = None
+                if shortfalls:
+                    self._make_up(slot, requested, len(committed))
+                if block is not None:
+                    release(block, handed)
+            elif op <= CALLOC:
+                block = blocks[slot] = allocate(handed)
+                if block is None:
+                    self._fall_short(slot, requested, len(committed))
+            elif op == REALLOC:
+                self._reallocate(slot, handed, requested, len(committed))
+            elif op == GC:
+                self.allocator.collect()
+            elif op == THREAD_END:
+                self.allocator.thread_end(handed)
+            committed_now = memory.committed_bytes
+            committed.append(committed_now)
+            if committed_now > committed_bound or memory.mapped_bytes > mapped_bound:
+                self._note_rise(committed_now, requested, len(committed) - 1)
+                committed_bound = min(self.recent_committed, self.peak_committed)
+                mapped_bound = self.recent_mapped
         return committed
+
+    def _reallocate(self, slot: int, request: Request, requested: NDArray[np.int64], row: int) -> None:
+        old = self.blocks[slot]
+        allocator = self.allocator
+        block = allocator.allocate(request) if old is None else allocator.reallocate(old, request)
+        if block is None:
+            self._fall_short(slot, requested, row)
+        else:
+            self.blocks[slot] = block
+            self._make_up(slot, requested, row)
+
+    def _fall_short(self, slot: int, requested: NDArray[np.int64], row: int) -> None:
+        """Leave the program with what it had: what the trace says that it holds is wrong from here on."""
+        before = int(requested[row - 1]) if row else self.requested
+        growth = int(requested[row]) - before
+        self.failed_allocations += 1
+        self.shortfalls[slot] = self.shortfalls.get(slot, 0) + growth
+        self.failed_bytes += growth
+        requested[row:] -= growth
+
+    def _make_up(self, slot: int, requested: NDArray[np.int64], row: int) -> None:
+        """Forget what an object lacked, now that it is gone or has all of its bytes."""
+        shortfall = self.shortfalls.pop(slot, 0)
+        self.failed_bytes -= shortfall
+        requested[row:] += shortfall
+
+    def _note_rise(self, committed: int, requested: NDArray[np.int64], row: int) -> None:
+        mapped = self.memory.mapped_bytes
+        if mapped > self.recent_mapped:
+            self.recent_mapped = mapped
+            self.peak_mapped = max(self.peak_mapped, mapped)
+        if committed > self.recent_committed:
+            self.recent_committed = committed
+        if committed > self.peak_committed:
+            self.peak_committed = committed
+            self.requested_at_peak_committed = int(requested[row])
+            self.peak_committed_event = self.events + row
+            self.peak_footprint = self.allocator.footprint()
+
+    def _note_events(self, committed: list[int], requested: NDArray[np.int64]) -> None:
+        peak = int(requested.argmax())  # The first of several.
+        if requested[peak] > self.peak_requested:
+            self.peak_requested = int(requested[peak])
+            self.committed_at_peak_requested = committed[peak]
+        self.committed_sum += sum(committed)
+        self.requested = int(requested[-1])
+        self.events += len(committed)
 
     def _sample(self) -> list[int]:
         footprint = self.allocator.footprint()
         self._check(footprint)
         row = [_UNKNOWN if value is None else value for value in footprint]
         row += [self.recent_mapped, self.recent_committed]
-        self.recent_mapped = footprint.mapped or 0
-        self.recent_committed = self.recent_mapped - (footprint.released or 0)
+        self.recent_mapped = self.memory.mapped_bytes
+        self.recent_committed = self.memory.committed_bytes
         return row
 
     def _check(self, footprint: Footprint) -> None:
@@ -129,6 +186,15 @@ class Loop:
                 f"after event {self.events}: the footprint's parts add up to {total}, "
                 f"not to mapped {footprint.mapped}"
             )
+        committed = footprint.mapped - (footprint.released or 0)
+        for name, kept, said in (
+            ("mapped_bytes", self.memory.mapped_bytes, footprint.mapped),
+            ("committed_bytes", self.memory.committed_bytes, committed),
+        ):
+            if kept != said:
+                raise AllocatorError(
+                    f"after event {self.events}: {name} is {kept}, but {said} by the footprint"
+                )
         if footprint.live is not None and self.requested > footprint.live:
             raise AllocatorError(
                 f"after event {self.events}: requested bytes {self.requested} exceed live {footprint.live}"
@@ -151,7 +217,7 @@ def result_python(allocator: Allocator) -> dict[str, Any]:
     return {
         "committed_sum": loop.committed_sum,
         "peak_mapped": loop.peak_mapped,
-        "peak_committed": loop.peak_committed,
+        "peak_committed": max(loop.peak_committed, 0),
         "requested_at_peak_committed": loop.requested_at_peak_committed,
         "peak_committed_event": loop.peak_committed_event,
         "committed_at_peak_requested": loop.committed_at_peak_requested,
@@ -165,7 +231,9 @@ def result_python(allocator: Allocator) -> dict[str, Any]:
 
 
 def _loop_of(allocator: Allocator) -> Loop:
-    loop: Loop | None = allocator.__dict__.get("_loop")
+    # By attribute: an object whose __dict__ was asked for is slower at every attribute from then on.
+    loop = allocator._loop
     if loop is None:
-        loop = allocator.__dict__["_loop"] = Loop(allocator)
+        loop = Loop(allocator)
+        allocator._loop = loop
     return loop

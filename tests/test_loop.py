@@ -1,12 +1,28 @@
-"""The loop for allocators in plain Python does what its twin in C++ does."""
+"""The loop for allocators in plain Python does what its twin in C++ does, and what the events say."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import every_event, traces
 
-from harness.allocator import Allocator, Footprint, find
+from harness.allocator import (
+    ALLOC,
+    CALLOC,
+    FREE,
+    GC,
+    REALLOC,
+    THREAD_END,
+    Allocator,
+    Footprint,
+    Request,
+    find,
+)
+from harness.errors import AllocatorError
 
 
 class PlainIdeal(Allocator):
@@ -26,9 +42,183 @@ class PlainIdeal(Allocator):
         return Footprint(live=self.live, mapped=self.live, metadata=0)
 
 
+class CountingIdeal(Allocator):
+    """The same with the two numbers kept as they change."""
+
+    def __init__(self):
+        self.mapped_bytes = self.committed_bytes = 0
+
+    def allocate(self, request):
+        size = request.size
+        self.mapped_bytes = self.committed_bytes = self.committed_bytes + size
+        return size
+
+    def release(self, block, thread):
+        self.mapped_bytes = self.committed_bytes = self.committed_bytes - block
+
+    def footprint(self):
+        return Footprint(live=self.mapped_bytes, mapped=self.mapped_bytes, metadata=0)
+
+
+class Changeable(Allocator):
+    """Has a limit, frees the dead at a collection, gives back memory where a thread ends, fails reallocs."""
+
+    def __init__(self, limit_bytes):
+        self.limit_bytes = limit_bytes
+        self.live, self.dead, self.released, self.runtime = 0, 0, 100, 5000
+        self.heard = []
+
+    def allocate(self, request):
+        self.heard.append(request)
+        if self.live + self.dead + request.size > self.limit_bytes:
+            return None
+        self.live += request.size
+        return [request.size]
+
+    def reallocate(self, block, request):
+        if request.zeroed or block[0] % 2:
+            return super().reallocate(block, request)
+        self.heard.append(request)
+        self.live += request.size - block[0]
+        block[0] = request.size
+        return block
+
+    def release(self, block, thread):
+        self.heard.append((block[0], thread))
+        self.live, self.dead = self.live - block[0], self.dead + block[0]
+
+    def collect(self):
+        self.heard.append("collect")
+        self.dead, self.runtime = 0, 0
+        self.released += 300
+
+    def thread_end(self, thread):
+        self.heard.append(thread)
+        self.released = 0
+
+    def footprint(self):
+        parts = (self.live, self.dead, self.released, self.runtime)
+        return Footprint(
+            live=self.live, dead=self.dead, released=self.released, runtime=self.runtime, mapped=sum(parts)
+        )
+
+
+class CountingChangeable(Changeable):
+    """The same with the two numbers, computed where they are read."""
+
+    @property
+    def mapped_bytes(self):
+        return self.live + self.dead + self.released + self.runtime
+
+    @property
+    def committed_bytes(self):
+        return self.live + self.dead + self.runtime
+
+
+def as_told(allocator, batch, stops):
+    """Samples and result of a replay that asks for a footprint after each event and keeps all of them."""
+    blocks, held, failed = {}, {}, 0
+    footprints, requested, samples = [allocator.footprint()], [0], []
+
+    def sample():
+        # From the state at the last stop on, which may have been at this event, too.
+        since = footprints[sample.last :]
+        sample.last = len(footprints) - 1
+        committed = max(f.mapped - f.released for f in since)
+        samples.append([*footprints[-1][:-1], -1, max(f.mapped for f in since), committed])
+
+    sample.last = 0
+    for row, (op, thread, slot, size, alignment, noscan) in enumerate(
+        zip(*(column.tolist() for column in (batch[:6])), strict=True)
+    ):
+        for _ in range(stops.count(row)):
+            sample()
+        request = Request(size, alignment, bool(noscan), op == CALLOC, thread)
+        if op in (ALLOC, CALLOC, REALLOC):
+            old = blocks.get(slot)
+            block = allocator.allocate(request) if old is None else allocator.reallocate(old, request)
+            if block is None:
+                failed += 1
+            else:
+                blocks[slot], held[slot] = block, size
+        elif op == FREE:
+            held.pop(slot, None)
+            if slot in blocks:
+                allocator.release(blocks.pop(slot), thread)
+        elif op == GC:
+            allocator.collect()
+        elif op == THREAD_END:
+            allocator.thread_end(thread)
+        footprints.append(allocator.footprint())
+        requested.append(sum(held.values()))
+    for _ in range(stops.count(len(batch.op))):
+        sample()
+    committed = [f.mapped - f.released for f in footprints[1:]]
+    peak = committed.index(max(committed)) if committed else 0
+    return samples, {
+        "committed_sum": sum(committed),
+        "peak_mapped": max(f.mapped for f in footprints),
+        "peak_committed": max(committed, default=0),
+        "requested_at_peak_committed": requested[peak + 1] if committed else 0,
+        "peak_committed_event": peak,
+        "committed_at_peak_requested": committed[requested[1:].index(max(requested[1:]))] if committed else 0,
+        "failed_allocations": failed,
+        "peak_footprint": (footprints[peak + 1] if committed else Footprint())._asdict(),
+        "end_footprint": footprints[-1]._asdict(),
+    }
+
+
+@pytest.mark.parametrize("kind", [PlainIdeal, CountingIdeal])
 @given(batch=traces())
-def test_samples_and_totals_are_those_of_the_native_loop(batch):
-    plain, native = PlainIdeal(), find("ideal")[0].create()
+def test_samples_and_totals_are_those_of_the_native_loop(kind, batch):
+    plain, native = kind(), find("ideal")[0].create()
     stops = every_event(batch)
     np.testing.assert_array_equal(plain.feed(batch, stops), native.feed(batch, stops))
     assert plain.result() == native.result()
+
+
+@pytest.mark.parametrize("kind", [Changeable, CountingChangeable])
+@given(
+    batch=traces(),
+    limit_bytes=st.sampled_from((0, 100, 5000, 100_000, 1 << 40)),
+    cuts=st.lists(st.integers(0, 2000), max_size=3),
+    stops=st.lists(st.integers(0, 2000), max_size=6),
+)
+def test_every_event_counts_whatever_fails_and_wherever_the_trace_is_cut(
+    kind, batch, limit_bytes, cuts, stops
+):
+    count = len(batch.op)
+    stops = sorted({min(stop, count) for stop in stops})
+    told = Changeable(limit_bytes)
+    samples, result = as_told(told, batch, stops)
+    allocator = kind(limit_bytes)
+    bounds = [0, *sorted(min(cut, count) for cut in cuts), count]
+    left, found = list(stops), []
+    for first, last in pairwise(bounds):
+        here = [stop - first for stop in left if stop <= last]
+        left = left[len(here) :]
+        found += allocator.feed(batch.part(first, last), np.array(here, np.int64)).tolist()
+    assert found == samples
+    assert allocator.result() | result == allocator.result()
+    assert allocator.heard == told.heard
+
+
+class Forgetful(CountingIdeal):
+    """Says that it has mapped a page more than its footprint does."""
+
+    def allocate(self, request):
+        block = super().allocate(request)
+        self.mapped_bytes += 4096
+        return block
+
+    def footprint(self):
+        return Footprint(live=self.committed_bytes, mapped=self.committed_bytes)
+
+
+@given(batch=traces().filter(lambda batch: (batch.op == ALLOC).any()))
+def test_numbers_that_are_not_the_footprints_are_an_error(batch):
+    first = int((batch.op <= CALLOC).argmax()) + 1
+    with pytest.raises(
+        AllocatorError, match=rf"after event {first}: mapped_bytes is \d+, but \d+ by the footprint"
+    ):
+        Forgetful().feed(batch, every_event(batch))

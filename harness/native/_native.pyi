@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.allocator import EventBatch
+from harness.allocator import EventBatch, Request
 
 class TraceFault(Exception): ...
 
@@ -36,6 +36,10 @@ class LiveSet:
     def take(
         self, batch: EventBatch, thread: NDArray[np.uint32], site: NDArray[np.uint32] | None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]: ...
+
+class PythonRows:
+    def __init__(self, request: type[Request], batch: EventBatch) -> None: ...
+    def part(self, begin: int, end: int, blocks: list[Any]) -> tuple[list[int], list[int], list[Any]]: ...
 
 class SizeOverflow(Exception): ...
 

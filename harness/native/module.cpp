@@ -1,5 +1,5 @@
 // Binds what harness itself needs to be fast: the checker of a trace's rows, what counts them, cuts a part
-// out of them, and makes them up.
+// out of them, makes them up, and hands them to Python.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +8,7 @@
 #include "harness/check.hpp"
 #include "inspector.hpp"
 #include "live_set.hpp"
+#include "python_rows.hpp"
 
 namespace {
 
@@ -139,6 +140,17 @@ nb::dict alive(harness::LiveSet& live) {
   return result;
 }
 
+void python_rows(harness::PythonRows* self, const nb::type_object& request, const nb::object& batch) {
+  harness::Events events;
+  events.op = column<std::uint8_t>(batch, "op");
+  events.thread = column<std::uint16_t>(batch, "thread");
+  events.slot = column<std::uint32_t>(batch, "slot");
+  events.size = column<std::uint64_t>(batch, "size");
+  events.alignment = column<std::uint32_t>(batch, "alignment");
+  events.noscan = column<std::uint8_t>(batch, "noscan");
+  new (self) harness::PythonRows(request, events);
+}
+
 nb::dict generate(harness::Generator& generator, std::size_t count) {
   harness::GeneratedEvents events;
   {
@@ -177,6 +189,10 @@ NB_MODULE(_native, m) {
       .def("skip", &skip, "batch"_a, "thread"_a, "site"_a.none())
       .def("alive", &alive)
       .def("take", &take, "batch"_a, "thread"_a, "site"_a.none());
+
+  nb::class_<harness::PythonRows>(m, "PythonRows")
+      .def("__init__", &python_rows, "request"_a, "batch"_a, nb::keep_alive<1, 3>())
+      .def("part", &harness::PythonRows::part, "begin"_a, "end"_a, "blocks"_a);
 
   nb::exception<harness::SizeOverflow>(m, "SizeOverflow");
   nb::class_<harness::Generator>(m, "Generator")
