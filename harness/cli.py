@@ -143,7 +143,7 @@ def inspect(trace: str, form: str) -> None:
 
 @cli.command()
 @click.option("-o", "--output", required=True, metavar="OUT.parquet", help="The trace to write.")
-@click.option("--events", type=int, required=True, help="How many events.")
+@click.option("--events", type=int, help="How many events, unless --phase says it.")
 @click.option("--live", type=int, default=100_000, show_default=True, help="Objects alive at a time.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same trace.")
 @click.option("--threads", type=int, default=1, show_default=True)
@@ -153,10 +153,35 @@ def inspect(trace: str, form: str) -> None:
 @click.option(
     "--noscan", type=float, default=0.5, show_default=True, help="Share of objects without pointers."
 )
-@click.option("--size-mu", type=float, default=4.5, show_default=True, help="Mean of the sizes' logarithm.")
-@click.option("--size-sigma", type=float, default=1.5, show_default=True, help="Its standard deviation.")
+@click.option(
+    "--sizes",
+    metavar="NAME|FILE.csv",
+    default="log-normal",
+    show_default=True,
+    help="Or what a service asks for, fleetbench-0 to fleetbench-9, or a file of size,weight.",
+)
+@click.option("--size-mu", type=float, help="Mean of the log-normal sizes' logarithm  [default: 4.5].")
+@click.option("--size-sigma", type=float, help="Its standard deviation  [default: 1.5].")
+@click.option(
+    "--lifetimes",
+    metavar="exponential|fifo|lifo|mixture|by-size",
+    default="exponential",
+    show_default=True,
+    help="Who dies: anyone alike, the oldest, the youngest, short-lived ones, each size at its own rate.",
+)
+@click.option(
+    "--short-lived", type=float, help="Share of a mixture's allocations that live short  [default: 0.9]."
+)
+@click.option("--short-life", type=float, help="How many events these live, in the mean  [default: 100].")
+@click.option(
+    "--phase",
+    "phases",
+    multiple=True,
+    metavar="EVENTS[:key=value,...]",
+    help="May be given again: so many events by these options, as 1000000:live=5000,sizes=fleetbench-3.",
+)
 def generate(output: str, **parameters: Any) -> None:
-    """Make a synthetic trace: log-normal sizes, exponential lifetimes."""
+    """Make a synthetic trace: sizes, lifetimes and phases as you ask (docs/generate.md)."""
     from harness.generation import generate as run
 
     with _progress("generate", parameters["events"]) as progress:

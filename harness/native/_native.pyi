@@ -44,15 +44,21 @@ class PythonRows:
 class SizeOverflow(Exception): ...
 
 class Generator:
-    def __init__(
+    def __init__(self, *, seed: int) -> None: ...
+    def begin_phase(
         self,
         *,
         live: int,
-        seed: int,
         threads: int,
         remote_free: float,
         noscan: float,
         size_mu: float,
         size_sigma: float,
+        sizes: list[int],
+        weights: list[float],
+        live_weights: list[float],
+        lifetimes: str,
+        short_lived: float,
+        short_life: float,
     ) -> None: ...
     def next(self, count: int) -> dict[str, NDArray[Any]]: ...

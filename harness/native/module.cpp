@@ -151,6 +151,37 @@ void python_rows(harness::PythonRows* self, const nb::type_object& request, cons
   new (self) harness::PythonRows(request, events);
 }
 
+harness::Lifetimes lifetimes_named(const std::string& name) {
+  using harness::Lifetimes;
+  const std::pair<const char*, Lifetimes> named[] = {{"exponential", Lifetimes::kExponential},
+                                                     {"fifo", Lifetimes::kFifo},
+                                                     {"lifo", Lifetimes::kLifo},
+                                                     {"mixture", Lifetimes::kMixture},
+                                                     {"by-size", Lifetimes::kBySize}};
+  for (const auto& [known, lifetimes] : named) {
+    if (name == known) return lifetimes;
+  }
+  throw std::invalid_argument("no such lifetimes: " + name);
+}
+
+void begin_phase(harness::Generator& generator, std::uint64_t live, std::uint32_t threads, double remote_free,
+                 double noscan, double size_mu, double size_sigma, std::vector<std::uint64_t> sizes,
+                 std::vector<double> weights, std::vector<double> live_weights, const std::string& lifetimes,
+                 double short_lived, double short_life_events) {
+  generator.begin_phase({.live = live,
+                         .threads = threads,
+                         .remote_free = remote_free,
+                         .noscan = noscan,
+                         .size_mu = size_mu,
+                         .size_sigma = size_sigma,
+                         .sizes = std::move(sizes),
+                         .weights = std::move(weights),
+                         .live_weights = std::move(live_weights),
+                         .lifetimes = lifetimes_named(lifetimes),
+                         .short_lived = short_lived,
+                         .short_life_events = short_life_events});
+}
+
 nb::dict generate(harness::Generator& generator, std::size_t count) {
   harness::GeneratedEvents events;
   {
@@ -196,19 +227,9 @@ NB_MODULE(_native, m) {
 
   nb::exception<harness::SizeOverflow>(m, "SizeOverflow");
   nb::class_<harness::Generator>(m, "Generator")
-      .def(
-          "__init__",
-          [](harness::Generator* self, std::uint64_t live, std::uint64_t seed, std::uint32_t threads,
-             double remote_free, double noscan, double size_mu, double size_sigma) {
-            new (self) harness::Generator({.live = live,
-                                           .seed = seed,
-                                           .threads = threads,
-                                           .remote_free = remote_free,
-                                           .noscan = noscan,
-                                           .size_mu = size_mu,
-                                           .size_sigma = size_sigma});
-          },
-          nb::kw_only(), "live"_a, "seed"_a, "threads"_a, "remote_free"_a, "noscan"_a, "size_mu"_a,
-          "size_sigma"_a)
+      .def(nb::init<std::uint64_t>(), nb::kw_only(), "seed"_a)
+      .def("begin_phase", &begin_phase, nb::kw_only(), "live"_a, "threads"_a, "remote_free"_a, "noscan"_a,
+           "size_mu"_a, "size_sigma"_a, "sizes"_a, "weights"_a, "live_weights"_a, "lifetimes"_a,
+           "short_lived"_a, "short_life"_a)
       .def("next", &generate, "count"_a);
 }

@@ -1,0 +1,50 @@
+"""The pages in docs/: their commands run, and their numbers are those that the tool prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import harness
+
+from harness.distributions import load, names
+
+PAGE = (Path(__file__).parent.parent / "docs" / "generate.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()
+]
+FILE = re.search(r"^```\n(# my service.*?)^```", PAGE, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "sizes.csv").write_text(FILE[1])
+    ran = [harness(*shlex.split(command)[1:], cwd=folder) for command in COMMANDS]
+    assert [done.stderr for done in ran if done.returncode] == []
+    return "".join(done.stdout for done in ran)
+
+
+def test_the_fragmentation_of_the_examples_is_what_replay_prints(printed):
+    found = re.findall(r"fragmentation: mean / mean +([\d.]+)", printed)
+    assert len(found) == 3
+    assert f"| fragmentation: mean / mean | {' | '.join(found)} |" in PAGE
+
+
+def test_the_fault_of_the_page_is_what_the_file_with_that_fault_gives(tmp_path):
+    (tmp_path / "sizes.csv").write_text(FILE[1].replace("16,50", "16,many"))
+    done = harness("generate", "-o", "t.parquet", "--events", "1", "--sizes", "sizes.csv", cwd=tmp_path)
+    assert f"```\n{done.stderr}```" in PAGE
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_table_of_distributions_is_what_their_files_hold(name):
+    sizes, weights, live = map(np.array, load(name))
+    share = np.cumsum(weights) / weights.sum()
+    median, large = (sizes[np.searchsorted(share, quantile)] for quantile in (0.5, 0.99))
+    means = (sizes @ weights / weights.sum(), sizes @ live / live.sum())
+    row = [len(sizes), median, large, *(round(mean) for mean in means), sizes.max()]
+    assert f"| `{name}` | {' | '.join(f'{number:,}' for number in row)} |" in PAGE
