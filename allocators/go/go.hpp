@@ -124,7 +124,8 @@ class Go {
     const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
     CachedSpan& cached = p->mcache.at(span_class);
     const std::uint64_t free = cached.alloc_cache;
-    if (wanted == 0 || (free | allocates.if_second(1)) == 0) [[unlikely]]
+    // No span of class 0 is cached, so what wants that finds no slot either.
+    if ((free | allocates.if_second(1)) == 0) [[unlikely]]
       return harness::kNotExchanged;
     if (collector_.marking()) {
       // The program pays for its allocation, or must first assist.

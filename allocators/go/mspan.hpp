@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "harness/huge_pages.hpp"
 #include "size_classes.hpp"
 
 namespace go {
@@ -71,17 +72,18 @@ static_assert(sizeof(Block) == 8);
 // no account in the footprint. A death touches nothing but one word, and marking is one pass over two
 // columns.
 struct SlotBits {
-  std::vector<std::uint64_t> live;     // Held by the program.
-  std::vector<std::uint64_t> alloc;    // Allocated, as the last sweep left it.
-  std::vector<std::uint64_t> mark;     // Found alive by the last cycle.
-  std::vector<std::uint64_t> startup;  // Held by the process itself; only in spans of the start snapshot.
-  std::vector<std::uint32_t> span;     // Whose word it is.
+  using Column = std::vector<std::uint64_t, harness::HugePages<std::uint64_t>>;
+  Column live;                      // Held by the program.
+  Column alloc;                     // Allocated, as the last sweep left it.
+  Column mark;                      // Found alive by the last cycle.
+  Column startup;                   // Held by the process itself; only in spans of the start snapshot.
+  std::vector<std::uint32_t> span;  // Whose word it is.
   // 64 a word: how many objects of the program share a slot of a tiny span.
   std::vector<std::uint8_t> holders;
 
   std::uint8_t& holders_of(SlotBit slot) { return holders[slot.word * std::size_t{64} + slot.bit]; }
 
-  static std::uint32_t count(const std::vector<std::uint64_t>& column, const Span& span) {
+  static std::uint32_t count(const Column& column, const Span& span) {
     int slots = 0;
     for (std::uint32_t i = 0; i < span.words(); ++i) slots += std::popcount(column[span.word + i]);
     return static_cast<std::uint32_t>(slots);
@@ -108,85 +110,101 @@ struct ClassOccupancy {
 class Occupancy {
  public:
   // The program takes free slots of cached spans, and its objects die.
-  void note_taken(SpanClass span_class, std::uint64_t units = 1) { classes_[span_class].units[1] += units; }
-  void note_died(SpanClass span_class, std::uint64_t units = 1) { classes_[span_class].units[0] += units; }
+  void note_taken(SpanClass span_class, std::uint64_t units = 1) { changes_[span_class][1] += units; }
+  void note_died(SpanClass span_class, std::uint64_t units = 1) { changes_[span_class][0] += units; }
   // One of the two.
-  void note_exchange(std::uint64_t span_class, std::uint64_t taken) { ++classes_[span_class].units[taken]; }
+  void note_exchange(std::uint64_t span_class, std::uint64_t taken) { ++changes_[span_class][taken]; }
   // A tiny block all of whose objects are dead takes another.
-  void note_revived(SpanClass span_class) { ++classes_[span_class].revived; }
+  void note_revived(SpanClass span_class) { change(span_class, &Units::revived, 1); }
 
   void add(const Span& span) { count(span, 1); }
   void remove(const Span& span) { count(span, -1); }
-  void hold(const Span& span) { classes_[span.span_class].cached += free_units(span); }
-  void let_go(const Span& span) { classes_[span.span_class].cached -= free_units(span); }
+  void hold(const Span& span) { change(span.span_class, &Units::cached, free_units(span)); }
+  void let_go(const Span& span) { change(span.span_class, &Units::cached, -free_units(span)); }
   void note_swept(const Span& span, std::int64_t freed_slots) {
-    classes_[span.span_class].allocated -= freed_slots * unit(span);
+    change(span.span_class, &Units::allocated, -freed_slots * unit(span));
   }
-  void note_startup(const Span& span, std::int64_t slots) { classes_[span.span_class].startup += slots; }
+  void note_startup(const Span& span, std::int64_t slots) { change(span.span_class, &Units::startup, slots); }
   void note_large(SpanClass span_class, std::int64_t objects) {
     classes_[span_class].large_objects += objects;
   }
 
   // What the program has ever taken, and what it or the process holds now.
   std::uint64_t taken_bytes(SpanClass span_class) const {
-    return classes_[span_class].units[1] * static_cast<std::uint64_t>(unit_bytes(span_class));
+    return changes_[span_class][1] * static_cast<std::uint64_t>(unit_bytes(span_class));
   }
   std::uint64_t marked_bytes(SpanClass span_class) const {
-    const Class& use = classes_[span_class];
-    return static_cast<std::uint64_t>((use.live() + use.startup) * unit_bytes(span_class));
+    return static_cast<std::uint64_t>((live(span_class) + classes_[span_class].units.startup) *
+                                      unit_bytes(span_class));
   }
   std::int64_t live_objects(SpanClass span_class) const {
-    const Class& use = classes_[span_class];
-    return size_class_of(span_class) == 0 ? use.large_objects : use.live();
+    return size_class_of(span_class) == 0 ? classes_[span_class].large_objects : live(span_class);
   }
 
   ClassOccupancy of(SpanClass span_class) const {
     const Class& use = classes_[span_class];
-    const std::int64_t bytes = unit_bytes(span_class);
-    const std::int64_t taken = static_cast<std::int64_t>(use.units[1]);
-    const std::int64_t allocated = use.allocated + taken;
-    const std::int64_t cached = use.cached - taken;
-    return {.live_bytes = use.live() * bytes,
-            .dead_bytes = (allocated - use.live() - use.startup) * bytes,
-            .front_end_bytes = cached * bytes,
-            .central_bytes = (use.total - allocated - cached) * bytes,
-            .tail_bytes = use.tail_bytes,
-            .runtime_bytes = use.startup * bytes + use.startup_tail_bytes,
-            .live_objects = live_objects(span_class),
-            .spans = use.spans};
+    ClassOccupancy bytes = occupancy(use.units, taken(span_class), died(span_class), unit_bytes(span_class));
+    bytes.tail_bytes = use.tail_bytes;
+    bytes.runtime_bytes += use.startup_tail_bytes;
+    bytes.live_objects = live_objects(span_class);
+    bytes.spans = use.spans;
+    return bytes;
   }
 
+  // Without the numbers of objects and spans. Of the classes only the changes are added up, since a growing
+  // heap asks for this with every span.
   ClassOccupancy total() const {
-    ClassOccupancy sum;
+    std::int64_t taken_bytes = 0;
+    std::int64_t died_bytes = 0;
     for (int i = 0; i < kSpanClasses; ++i) {
-      const ClassOccupancy use = of(static_cast<SpanClass>(i));
-      sum.live_bytes += use.live_bytes;
-      sum.dead_bytes += use.dead_bytes;
-      sum.front_end_bytes += use.front_end_bytes;
-      sum.central_bytes += use.central_bytes;
-      sum.tail_bytes += use.tail_bytes;
-      sum.runtime_bytes += use.runtime_bytes;
-      sum.live_objects += use.live_objects;
-      sum.spans += use.spans;
+      const auto span_class = static_cast<SpanClass>(i);
+      taken_bytes += taken(span_class) * unit_bytes(span_class);
+      died_bytes += died(span_class) * unit_bytes(span_class);
     }
-    return sum;
+    ClassOccupancy bytes = occupancy(bytes_, taken_bytes, died_bytes, 1);
+    bytes.tail_bytes = tail_bytes_;
+    bytes.runtime_bytes += startup_tail_bytes_;
+    return bytes;
   }
 
  private:
-  // In slots, or in bytes.
-  struct Class {
-    std::array<std::uint64_t, 2> units{};  // Died and taken, ever.
+  // Slots of one class; bytes of class 0, and of all classes together.
+  struct Units {
     std::int64_t revived = 0;
     std::int64_t allocated = 0;  // What spans brought and sweeps freed; taken ones come on top.
     std::int64_t cached = 0;     // Free when their span was cached; taken ones are to be taken off.
     std::int64_t total = 0;
     std::int64_t startup = 0;
+  };
+  struct Class {
+    Units units;
     std::int64_t tail_bytes = 0;
     std::int64_t startup_tail_bytes = 0;
     std::int64_t large_objects = 0;
     std::int64_t spans = 0;
-    std::int64_t live() const { return static_cast<std::int64_t>(units[1] - units[0]) + revived; }
   };
+
+  static ClassOccupancy occupancy(const Units& units, std::int64_t taken, std::int64_t died,
+                                  std::int64_t unit_bytes) {
+    const std::int64_t live = taken - died + units.revived;
+    const std::int64_t allocated = units.allocated + taken;
+    const std::int64_t cached = units.cached - taken;
+    ClassOccupancy bytes;
+    bytes.live_bytes = live * unit_bytes;
+    bytes.dead_bytes = (allocated - live - units.startup) * unit_bytes;
+    bytes.front_end_bytes = cached * unit_bytes;
+    bytes.central_bytes = (units.total - allocated - cached) * unit_bytes;
+    bytes.runtime_bytes = units.startup * unit_bytes;
+    return bytes;
+  }
+
+  std::int64_t died(SpanClass span_class) const { return static_cast<std::int64_t>(changes_[span_class][0]); }
+  std::int64_t taken(SpanClass span_class) const {
+    return static_cast<std::int64_t>(changes_[span_class][1]);
+  }
+  std::int64_t live(SpanClass span_class) const {
+    return taken(span_class) - died(span_class) + classes_[span_class].units.revived;
+  }
 
   static std::int64_t unit(const Span& span) {
     return size_class_of(span.span_class) == 0 ? static_cast<std::int64_t>(span.element_bytes) : 1;
@@ -197,18 +215,30 @@ class Occupancy {
   }
   static std::int64_t free_units(const Span& span) { return (span.nelems - span.alloc_count) * unit(span); }
 
+  void change(SpanClass span_class, std::int64_t Units::* part, std::int64_t units) {
+    classes_[span_class].units.*part += units;
+    bytes_.*part += units * unit_bytes(span_class);
+  }
+
   void count(const Span& span, std::int64_t sign) {
     Class& use = classes_[span.span_class];
     const std::int64_t units = sign * unit(span);
-    use.total += units * span.nelems;
-    use.allocated += units * span.alloc_count;
-    use.startup += units * span.startup_count;
-    (span.startup ? use.startup_tail_bytes : use.tail_bytes) +=
+    change(span.span_class, &Units::total, units * span.nelems);
+    change(span.span_class, &Units::allocated, units * span.alloc_count);
+    change(span.span_class, &Units::startup, units * span.startup_count);
+    const std::int64_t tail =
         sign * static_cast<std::int64_t>(span.bytes() - span.nelems * span.element_bytes);
+    (span.startup ? use.startup_tail_bytes : use.tail_bytes) += tail;
+    (span.startup ? startup_tail_bytes_ : tail_bytes_) += tail;
     use.spans += sign;
   }
 
+  // By span class: units that died and that were taken, ever.
+  std::array<std::array<std::uint64_t, 2>, kSpanClasses> changes_{};
   std::array<Class, kSpanClasses> classes_{};
+  Units bytes_;
+  std::int64_t tail_bytes_ = 0;
+  std::int64_t startup_tail_bytes_ = 0;
 };
 
 // Every span there is, by number, and the bits of their slots. Addresses of spans never change.
@@ -252,7 +282,7 @@ class SpanTable {
   }
 
   void discard(Span& span) {
-    if (span.nelems > 0) free_words_[span.words()].push_back(span.word);
+    if (span.nelems > 0) free_words_of(span).push_back(span.word);
     span.state = SpanState::kDead;
     free_.push_back(span.index);
   }
@@ -260,37 +290,43 @@ class SpanTable {
  private:
   static constexpr std::size_t kChunk = 1024;
   static constexpr std::size_t kMaxWords = 16;  // Of 1,024 slots of 8 bytes.
+  static constexpr std::size_t kTinySpansAtOnce = 64;
+
+  // Tiny spans have words of their own, so that their holders lie close together.
+  std::vector<std::uint32_t>& free_words_of(const Span& span) {
+    return span.span_class == kTinySpanClass ? free_tiny_words_ : free_words_[span.words()];
+  }
 
   void take_words(Span& span) {
-    std::vector<std::uint32_t>& free = free_words_[span.words()];
-    if (free.empty()) {
-      const std::size_t first = bits_.live.size();
-      if (first > UINT32_MAX - kMaxWords) {
-        throw harness::InvariantError("more than 2^32 words of 64 slots in spans");
-      }
-      const std::size_t end = first + span.words();
-      bits_.live.resize(end);
-      bits_.alloc.resize(end);
-      bits_.mark.resize(end);
-      bits_.startup.resize(end);
-      bits_.span.resize(end);
-      bits_.holders.resize(end * 64);
-      span.word = static_cast<std::uint32_t>(first);
-    } else {
-      span.word = free.back();
-      free.pop_back();
-    }
+    std::vector<std::uint32_t>& free = free_words_of(span);
+    if (free.empty()) add_words(span.words(), span.span_class == kTinySpanClass ? kTinySpansAtOnce : 1, free);
+    span.word = free.back();
+    free.pop_back();
     for (std::uint32_t word = span.word; word < span.word + span.words(); ++word) {
       bits_.live[word] = bits_.alloc[word] = bits_.mark[word] = bits_.startup[word] = 0;
       bits_.span[word] = span.index;
     }
   }
 
+  void add_words(std::size_t words, std::size_t spans, std::vector<std::uint32_t>& free) {
+    const std::size_t first = bits_.live.size();
+    const std::size_t end = first + words * spans;
+    if (end > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
+    bits_.live.resize(end);
+    bits_.alloc.resize(end);
+    bits_.mark.resize(end);
+    bits_.startup.resize(end);
+    bits_.span.resize(end);
+    bits_.holders.resize(end * 64);
+    for (std::size_t i = spans; i-- > 0;) free.push_back(static_cast<std::uint32_t>(first + i * words));
+  }
+
   std::vector<std::unique_ptr<Span[]>> chunks_;
   std::uint32_t size_ = 0;
   std::vector<std::uint32_t> free_;
   SlotBits bits_;
-  std::array<std::vector<std::uint32_t>, kMaxWords + 1> free_words_;
+  std::array<std::vector<std::uint32_t>, kMaxWords + 1> free_words_;  // By words of a span.
+  std::vector<std::uint32_t> free_tiny_words_;
 };
 
 }  // namespace go
