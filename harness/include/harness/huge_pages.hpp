@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <vector>
@@ -26,8 +25,9 @@ class HugePageAllocator {
   T* allocate(std::size_t count) {
     const std::size_t bytes = count * sizeof(T);
     if (bytes < kLeastBytes) return std::allocator<T>().allocate(count);
-    void* const memory = std::aligned_alloc(kPageBytes, (bytes + kPageBytes - 1) / kPageBytes * kPageBytes);
-    if (memory == nullptr) throw std::bad_alloc();
+    // Straight from the system, so that an array that was outgrown goes back to it.
+    void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     ::madvise(memory, bytes, MADV_HUGEPAGE);  // Where the system has none, ordinary pages do as well.
 #endif
@@ -35,18 +35,18 @@ class HugePageAllocator {
   }
 
   void deallocate(T* memory, std::size_t count) {
-    if (count * sizeof(T) < kLeastBytes) {
+    const std::size_t bytes = count * sizeof(T);
+    if (bytes < kLeastBytes) {
       std::allocator<T>().deallocate(memory, count);
     } else {
-      std::free(memory);
+      ::munmap(memory, bytes);
     }
   }
 
   bool operator==(const HugePageAllocator&) const = default;
 
  private:
-  static constexpr std::size_t kPageBytes = std::size_t{1} << 21;
-  static constexpr std::size_t kLeastBytes = 4 * kPageBytes;  // So that a rounded end is a small part.
+  static constexpr std::size_t kLeastBytes = std::size_t{1} << 23;  // Four huge pages.
 };
 
 template <typename T>
