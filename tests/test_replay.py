@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -185,6 +186,7 @@ class Failing(Allocator):
     def allocate(self, request):
         self.left -= 1
         if not self.left:
+            time.sleep(0.02)  # So that whoever does not wait for this one gets ahead.
             raise RuntimeError("out of order")
         self.live += request.size
         return request.size
@@ -204,7 +206,7 @@ class TestFaults:
     @pytest.mark.parametrize("step", [1, -1])
     def test_the_one_in_the_earliest_batch_is_told(self, tmp_path, batch_events, step):
         path = write_trace(tmp_path / "t.parquet", self.ROWS)
-        late, early = Spec("late", Failing, {"at": 15_000}), Spec("early", Failing, {"at": 5000})
+        late, early = Spec("late", Failing, {"at": 6200}), Spec("early", Failing, {"at": 5000})
         with pytest.raises(AllocatorError, match="early:at=5000: the allocator failed: out of order"):
             replay(path, [late, early][::step], Settings(batch_events=batch_events))
 
