@@ -169,6 +169,13 @@ class Checker {
   static constexpr std::uint32_t kMaxThreads = 65'535;
   static constexpr std::size_t kMaxSlots = 4'294'967'294;
 
+  // The ops of plain rows, as bits; of their numbers, 1, 2 and 4, only the last has the bit of value 4.
+  static constexpr std::uint32_t kAllocates =
+      1u << static_cast<int>(Op::kAlloc) | 1u << static_cast<int>(Op::kCalloc);
+  static constexpr std::uint32_t kFrees = 1u << static_cast<int>(Op::kFree);
+  static constexpr std::uint8_t kOpsEnd = 8;  // Above all numbers that have no bits but those of ops.
+  static std::uint64_t free_bit(std::uint8_t plain_op) { return plain_op >> 2; }
+
   // Rows that are looked over together: they stay in a second-level cache.
   static constexpr std::size_t kBlockRows = 4096;
   // Threads that are found without a search.
@@ -210,18 +217,21 @@ class Checker {
       goes_back = raw.time_ns[begin] < last_time_ns_;
       for (std::size_t i = begin + 1; i < end; ++i) goes_back |= raw.time_ns[i] < raw.time_ns[i - 1];
     }
-    return ops < 8 && alignments == 0 && !goes_back && sizes < kAddressSpaceBytes &&
+    return ops < kOpsEnd && alignments == 0 && !goes_back && sizes < kAddressSpaceBytes &&
            totals_.requested + sizes_sum < kAddressSpaceBytes;
   }
 
   static void choose_alignment(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) {
-    std::uint32_t* const alignment = out.alignment.data();
+    std::uint32_t* const chosen = out.alignment.data();
     if (raw.alignment.empty()) {
-      std::fill(alignment + begin, alignment + end, 0);
+      std::fill(chosen + begin, chosen + end, 0);
       return;
     }
+    const std::uint8_t* const ops = raw.op.data();
+    const std::uint32_t* const alignments = raw.alignment.data();
     for (std::size_t i = begin; i < end; ++i) {
-      alignment[i] = raw.op[i] < 4 && raw.alignment[i] >= 8 ? raw.alignment[i] : 0;
+      const bool counts = (ops[i] < static_cast<std::uint8_t>(Op::kFree)) & (alignments[i] >= 8);
+      chosen[i] = alignments[i] & (0 - std::uint32_t{counts});
     }
   }
 
@@ -240,7 +250,7 @@ class Checker {
     std::uint64_t ordinal = totals_.allocations;
     for (std::size_t i = begin; i < end; ++i) {
       noscan[i] = mix(ordinal) < noscan_threshold_;
-      ordinal += op[i] == 1 || op[i] == 2;
+      ordinal += kAllocates >> (op[i] & 7) & 1;
     }
   }
 
@@ -282,9 +292,9 @@ class Checker {
       if (known.id != thread_ids[i]) break;
       Object& object = objects[id];
       const Object was = object;
-      const std::uint32_t possible = was.is_live() ? 1u << 4 : 1u << 1 | 1u << 2;
-      if ((possible >> ops[i] & 1) == 0) break;
-      const std::uint64_t is_free = ops[i] >> 2;
+      const std::uint32_t possible_ops = was.is_live() ? kFrees : kAllocates;
+      if ((possible_ops >> ops[i] & 1) == 0) break;
+      const std::uint64_t is_free = free_bit(ops[i]);
       const std::uint64_t free_mask = 0 - is_free;
 
       // The stack of free slots: an allocation takes its top, a free lays its own on it.
@@ -333,7 +343,7 @@ class Checker {
     std::uint64_t peak = totals_.peak_requested;
     std::size_t peak_row = end;
     for (std::size_t i = first; i < end; ++i) {
-      const std::uint64_t is_free = ops[i] >> 2;
+      const std::uint64_t is_free = free_bit(ops[i]);
       requested += (sizes[i] ^ (0 - is_free)) + is_free;
       requested_after[i] = requested;
       requested_sum += requested;
