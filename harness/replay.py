@@ -1,15 +1,18 @@
 """One trace through many allocators: decodes once, feeds all of them, takes samples, returns runs.
 
-The models of one trace run on threads, in trace order each, with the GIL released; the next batch is decoded
-while they work. Memory does not grow with the length of the trace.
+The trace is decoded and checked on the caller's thread, and every allocator works on a thread of its own, in
+trace order, with the GIL released. It may lie a few batches behind, so that nobody waits for anybody as long
+as all have work. Memory does not grow with the length of the trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+import os
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from queue import Queue
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,6 @@ from harness.results import Run, TraceRuns
 from harness.trace import (
     AS_IT_STANDS,
     BATCH_EVENTS,
-    CheckedTrace,
     Noscan,
     Progress,
     TraceReader,
@@ -47,6 +49,8 @@ _DEFAULTS = Settings()
 
 # Handing a batch to another thread costs tens of microseconds, what a thousand events do.
 _WORTH_A_THREAD_EVENTS = 1024
+# Batches that wait for an allocator: one would do for steady work, the others even out what is not.
+_WAITING_BATCHES = 2
 
 
 def replay(
@@ -60,26 +64,24 @@ def replay(
     Raises TraceError for a fault in the trace, AllocatorError where an allocator breaks its own invariant.
     """
     reader = TraceReader(path)
-    checked = reader.checked(settings.noscan, settings.batch_events)
+    # Arrow's own threads decode sooner and cost more in all: they are for cores that have nothing to do.
+    has_idle_cores = _usable_cores() > len(specs) + 1
+    checked = reader.checked(settings.noscan, settings.batch_events, use_threads=has_idle_cores)
     runners = [_Runner(spec, settings) for spec in specs]
     sampler = _Sampler(reader.events, settings.samples)
-    with ThreadPoolExecutor(len(runners) + 1) as pool:
-        try:
-            for runner in runners:
-                runner.start()
-            for batch in _read_ahead(checked, pool):
-                stops = sampler.take(batch)
-                if len(batch.op) < _WORTH_A_THREAD_EVENTS:
-                    for runner in runners:
-                        runner.feed(batch, stops)
-                else:
-                    for future in [pool.submit(runner.feed, batch, stops) for runner in runners]:
-                        future.result()
+    is_worth_threads = min(reader.events, settings.batch_events) >= _WORTH_A_THREAD_EVENTS
+    try:
+        for runner in runners:
+            runner.start()
+        with _Crew(runners) if is_worth_threads else _Alone(runners) as crew:
+            for batch in checked:
+                if not crew.feed(batch, sampler.take(batch)):
+                    break
                 progress(len(batch.op))
-        except BaseException:
-            for runner in runners:
-                runner.abandon()
-            raise
+    except BaseException:
+        for runner in runners:
+            runner.abandon()
+        raise
     totals = checked.totals()
     warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
     trace = {
@@ -91,15 +93,92 @@ def replay(
     return TraceRuns(trace, [runner.finish(totals, sampler, warnings) for runner in runners])
 
 
-def _read_ahead(checked: CheckedTrace, pool: Executor) -> Iterator[EventBatch]:
-    batches = iter(checked)
-    if checked.batch_events < _WORTH_A_THREAD_EVENTS:
-        yield from batches
-        return
-    coming = pool.submit(next, batches, None)
-    while (batch := coming.result()) is not None:
-        coming = pool.submit(next, batches, None)
-        yield batch
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Alone:
+    """Runners that work on the caller's thread."""
+
+    def __init__(self, runners: Sequence[_Runner]) -> None:
+        self._runners = runners
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> bool:
+        """Replay a batch; true, since a fault is raised."""
+        for runner in self._runners:
+            runner.feed(batch, stops)
+        return True
+
+
+class _Crew:
+    """Runners that work on a thread each; at the block's end all have done what they were given.
+
+    Of several faults the one in the earliest batch is raised, and there the first runner's. A fault of the
+    block itself, which is one in a later batch, gives way to it; an interruption does not, and drops the work
+    that waits.
+    """
+
+    def __init__(self, runners: Sequence[_Runner]) -> None:
+        self._workers = [_Worker(runner) for runner in runners]
+
+    def __enter__(self) -> Self:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
+        for worker in self._workers:
+            worker.stop(at_once=is_interrupted)
+        for worker in self._workers:
+            worker.join()
+        failed = [worker for worker in self._workers if worker.fault is not None]
+        if failed and not is_interrupted:
+            first = min(failed, key=lambda worker: worker.done_batches)
+            assert first.fault is not None
+            raise first.fault
+
+    def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> bool:
+        """Hand a batch to every runner, once each has room for it; false when one has failed."""
+        for worker in self._workers:
+            worker.waiting.put((batch, stops))
+        return all(worker.fault is None for worker in self._workers)
+
+
+class _Worker(threading.Thread):
+    """A runner on a thread of its own."""
+
+    def __init__(self, runner: _Runner) -> None:
+        super().__init__(name=runner.spec.label, daemon=True)
+        self.waiting: Queue[tuple[EventBatch, NDArray[np.int64]] | None] = Queue(_WAITING_BATCHES)
+        self.done_batches = 0
+        self.fault: BaseException | None = None
+        self._runner = runner
+        self._drops = False
+
+    def stop(self, at_once: bool) -> None:
+        """End when all that waits is done, or dropped."""
+        self._drops = at_once
+        self.waiting.put(None)
+
+    def run(self) -> None:
+        # After a fault it still takes what it is given, so that nobody waits for it in vain.
+        while (given := self.waiting.get()) is not None:
+            if self.fault is not None or self._drops:
+                continue
+            try:
+                self._runner.feed(*given)
+                self.done_batches += 1
+            except BaseException as fault:
+                self.fault = fault
 
 
 class _Sampler:

@@ -234,8 +234,8 @@ def test_a_cut_of_everything_is_the_whole(tmp_path, long, window):
         (BATCH_EVENTS, 2 * BATCH_EVENTS),
         (BATCH_EVENTS - 1, BATCH_EVENTS + 1),
         (50, 60),
-        (100_000, 190_000),
-        (70_000, 70_000),
+        (BATCH_EVENTS + 30_000, 2 * BATCH_EVENTS + 30_000),
+        (BATCH_EVENTS + 5_000, BATCH_EVENTS + 5_000),
         (3 * BATCH_EVENTS + 1_000, None),
     ],
 )
@@ -269,11 +269,12 @@ def test_a_cuts_totals_are_those_of_the_window(tmp_path, long, first, end):
 
 
 def test_windows_and_threads_work_together(tmp_path, long):
-    convert(long, str(tmp_path / "a.parquet"), events=(1_000, 150_000))
+    end = 2 * BATCH_EVENTS + 5_000
+    convert(long, str(tmp_path / "a.parquet"), events=(1_000, end))
     convert(str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), threads=[1])
-    convert(long, str(tmp_path / "c.parquet"), events=(1_000, 150_000), threads=[1])
+    convert(long, str(tmp_path / "c.parquet"), events=(1_000, end), threads=[1])
     assert digest(tmp_path / "b.parquet") == digest(tmp_path / "c.parquet")
-    convert(long, str(tmp_path / "d.parquet"), events=(500, 150_000), time_s=(1.0, 200.0))
+    convert(long, str(tmp_path / "d.parquet"), events=(500, end), time_s=(1.0, 200.0))
     expected = [row["size"] for row in rows_of(tmp_path / "a.parquet")]
     assert [row["size"] for row in rows_of(tmp_path / "d.parquet")] == expected
 

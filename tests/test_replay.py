@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -172,6 +174,65 @@ def test_an_allocator_that_loses_a_byte_says_so(tmp_path):
         AllocatorError, match=r"leaky: after event \d: the footprint's parts add up to 100, not to mapped 101"
     ):
         replay(path, [Spec("leaky", Leaky, {})], Settings(samples=6))
+
+
+class Failing(Allocator):
+    """Fails at its n-th allocation."""
+
+    def __init__(self, *, at: int = 1):
+        self.left = at
+        self.live = 0
+
+    def allocate(self, request):
+        self.left -= 1
+        if not self.left:
+            time.sleep(0.02)  # So that whoever does not wait for this one gets ahead.
+            raise RuntimeError("out of order")
+        self.live += request.size
+        return request.size
+
+    def release(self, block, thread):
+        self.live -= block
+
+    def footprint(self):
+        return Footprint(live=self.live, mapped=self.live)
+
+
+# Batches that are worth a thread each, and ones that are not.
+@pytest.mark.parametrize("batch_events", [64, 2048])
+class TestFaults:
+    ROWS = tuple((ALLOC, 0, i, 8) for i in range(20_000))
+
+    @pytest.mark.parametrize("step", [1, -1])
+    def test_the_one_in_the_earliest_batch_is_told(self, tmp_path, batch_events, step):
+        path = write_trace(tmp_path / "t.parquet", self.ROWS)
+        late, early = Spec("late", Failing, {"at": 6200}), Spec("early", Failing, {"at": 5000})
+        with pytest.raises(AllocatorError, match="early:at=5000: the allocator failed: out of order"):
+            replay(path, [late, early][::step], Settings(batch_events=batch_events))
+
+    def test_of_two_in_one_batch_the_first_allocators_is_told(self, tmp_path, batch_events):
+        path = write_trace(tmp_path / "t.parquet", self.ROWS)
+        specs = [Spec(name, Failing, {"at": at}) for name, at in (("first", 5003), ("second", 5001))]
+        with pytest.raises(AllocatorError, match=r"^first"):
+            replay(path, specs, Settings(batch_events=batch_events))
+
+    @pytest.mark.parametrize(("at", "kind"), [(1000, AllocatorError), (19_000, TraceError)])
+    def test_one_in_the_trace_counts_where_it_stands(self, tmp_path, batch_events, at, kind):
+        rows = [*self.ROWS[:10_000], (FREE, 0, 10**9, 0), *self.ROWS[10_000:]]
+        path = write_trace(tmp_path / "bad.parquet", rows)
+        with pytest.raises(kind):
+            replay(path, [Spec("failing", Failing, {"at": at})], Settings(batch_events=batch_events))
+
+    def test_an_interruption_ends_every_thread(self, tmp_path, batch_events):
+        path = write_trace(tmp_path / "t.parquet", self.ROWS)
+        before = threading.active_count()
+
+        def interrupt(events):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            replay(path, find("go") + find("ideal"), Settings(batch_events=batch_events), interrupt)
+        assert threading.active_count() == before
 
 
 class Full(Allocator):

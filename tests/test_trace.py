@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import SMALL, columns, random_rows, write_trace
 
-from harness.allocator import ALLOC, FREE, GC, OP_NAMES, REALLOC, THREAD_END
+from harness.allocator import ALLOC, CALLOC, FREE, GC, OP_NAMES, REALLOC, THREAD_END
 from harness.errors import TraceError
 from harness.trace import COLUMNS, AtomicOutput, Noscan, TraceReader, TraceWriter
 
@@ -104,7 +104,7 @@ def test_sparse_ids_are_renamed_to_dense_slots(tmp_path_factory, ids, order):
 
 
 def test_ids_on_both_sides_of_the_direct_tables_end_are_found(tmp_path):
-    ids = [2**23, 2**23 + 1, 2**24 - 1, 2**24, 2**24 + 1]
+    ids = [2**15, 2**16 - 1, 2**16, 2**16 + 1, 2**16 + 15, 2**16 + 16, 2**16 + 17, 0]
     rows = [(ALLOC, 0, i, 8) for i in ids] + [(FREE, 0, i, 0) for i in reversed(ids)]
     totals, _ = checked(write_trace(tmp_path / "t.parquet", rows))
     assert totals["end_live_objects"] == 0
@@ -121,6 +121,100 @@ def test_addresses_as_ids_live_and_die_in_any_number(tmp_path):
             rows.append((ALLOC, 0, live[-1], 32))
     totals, _ = checked(write_trace(tmp_path / "t.parquet", rows))
     assert totals["end_live_objects"] == len(live)
+
+
+class PlainChecker:
+    """What the checker makes of valid rows, in the plainest way."""
+
+    def __init__(self):
+        self.objects, self.threads, self.seen = {}, {}, 0
+        self.free_slots, self.free_threads = [], []
+        self.slots = self.numbers = self.remote_frees = 0
+
+    def check(self, op, thread_id, object_id, size, alignment, noscan):
+        if thread_id not in self.threads:
+            number = self.free_threads.pop() if self.free_threads else self.numbers
+            self.numbers = max(self.numbers, number + 1)
+            self.threads[thread_id] = (number, self.seen)
+            self.seen += 1
+        thread = self.threads[thread_id]
+        known = (0, 0, 0, (0, 0))  # Slot, size, noscan, owner.
+        if op in (ALLOC, CALLOC):
+            slot = self.free_slots.pop() if self.free_slots else self.slots
+            self.slots = max(self.slots, slot + 1)
+            known = self.objects[object_id] = (slot, size, noscan, thread)
+        elif op == REALLOC:
+            slot, _, *rest = self.objects[object_id]
+            known = self.objects[object_id] = (slot, size, *rest)
+        elif op == FREE:
+            known = self.objects.pop(object_id)
+            self.free_slots.append(known[0])
+            self.remote_frees += known[3] != thread
+        elif op == THREAD_END:
+            del self.threads[thread_id]
+            self.free_threads.append(thread[0])
+        requested = sum(size for _, size, *_ in self.objects.values())
+        aligned = alignment if op in (ALLOC, CALLOC, REALLOC) and alignment >= 8 else 0
+        return (op, thread[0], known[0], known[1], aligned, known[2], known[3][0], requested)
+
+
+@given(
+    draws=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 2**20)), max_size=300),
+    ids=st.lists(
+        st.one_of(st.integers(0, 40), st.integers(65_500, 67_000), st.integers(0, 2**64 - 1)),
+        min_size=1,
+        max_size=12,
+        unique=True,
+    ),
+    batch_events=st.sampled_from([1, 5, 10_000]),
+)
+def test_rows_come_out_as_the_plainest_checker_gives_them(tmp_path_factory, draws, ids, batch_events):
+    # Ids of both tables, threads that share a place among the known ones, and every kind of row.
+    thread_ids = (0, 1, 1024, 1025, 2**32 - 1)
+    plain, live, rows, optional, expected = PlainChecker(), set(), [], [], []
+    for choice, which, size in draws:
+        object_id, thread = ids[which % len(ids)], thread_ids[size % len(thread_ids)]
+        if choice == 9:
+            row = (THREAD_END if size % 2 else GC, thread, 0, 0)
+        elif object_id in live:
+            row = (REALLOC, thread, object_id, size) if choice == 8 else (FREE, thread, object_id, 0)
+        else:
+            row = (CALLOC if choice == 8 else ALLOC, thread, object_id, size)
+        live ^= {object_id} if row[0] in (ALLOC, CALLOC, FREE) else set()
+        rows.append(row)
+        optional.append(((0, 4, 8, 64)[which % 4], choice % 2))
+        expected.append(plain.check(*row, *optional[-1]))
+    alignment, noscan = zip(*optional, strict=True) if optional else ((), ())
+    path = write_trace(
+        tmp_path_factory.mktemp("plain") / "t.parquet",
+        rows,
+        alignment=alignment,
+        noscan=[bool(flag) for flag in noscan],
+        time_ns=range(len(rows)),
+    )
+    totals, batches = checked(path, batch_events=batch_events)
+    names = ("op", "thread", "slot", "size", "alignment", "noscan", "owner", "requested")
+    found = [row for b in batches for row in zip(*(getattr(b, n).tolist() for n in names), strict=True)]
+    assert found == expected
+    requested = [row[-1] for row in expected]
+    assert totals["peak_requested_bytes"] == max(requested, default=0)
+    if any(requested):
+        assert totals["peak_requested_event"] == requested.index(max(requested))
+    assert totals["requested_sum"] == sum(requested)
+    assert totals["allocated_bytes"] == sum(size for op, _, _, size in rows if op != FREE)
+    assert totals["remote_frees"] == plain.remote_frees
+    assert totals["threads"] == plain.seen
+    assert totals["peak_live_objects"] == plain.slots
+    assert totals["end_live_objects"] == len(live)
+
+
+def test_a_batch_keeps_its_rows_for_as_long_as_one_of_its_columns_lives(tmp_path):
+    path = write_trace(tmp_path / "t.parquet", random_rows(40_000))
+    trace = TraceReader(path).checked(batch_events=4000)
+    kept = [(batch.size, batch.size.copy()) for batch in trace]
+    del trace
+    for column, copy in kept:
+        np.testing.assert_array_equal(column, copy)
 
 
 def test_a_thread_seen_again_after_its_end_is_a_new_thread(tmp_path):

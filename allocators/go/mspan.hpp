@@ -72,7 +72,7 @@ static_assert(sizeof(Block) == 8);
 // no account in the footprint. A death touches nothing but one word, and marking is one pass over two
 // columns.
 struct SlotBits {
-  using Column = std::vector<std::uint64_t, harness::HugePages<std::uint64_t>>;
+  using Column = harness::HugePageVector<std::uint64_t>;
   Column live;                      // Held by the program.
   Column alloc;                     // Allocated, as the last sweep left it.
   Column mark;                      // Found alive by the last cycle.

@@ -30,15 +30,15 @@ nb::tuple check(harness::Checker& checker, const Column<std::uint8_t>& op,
   for (const std::size_t rows : {raw.thread.size(), raw.object.size(), raw.size.size()}) {
     if (rows != raw.op.size()) throw std::invalid_argument("columns of one batch differ in length");
   }
-  harness::CheckedEvents out;
+  std::shared_ptr<harness::CheckedEvents> out;
   {
     nb::gil_scoped_release unlocked;
     out = checker.check(raw);
   }
-  return nb::make_tuple(
-      to_numpy(std::move(out.op)), to_numpy(std::move(out.thread)), to_numpy(std::move(out.slot)),
-      to_numpy(std::move(out.size)), to_numpy(std::move(out.alignment)), to_numpy(std::move(out.noscan)),
-      to_numpy(std::move(out.owner)), to_numpy(std::move(out.time_ns)), to_numpy(std::move(out.requested)));
+  return nb::make_tuple(to_numpy(out->op, out), to_numpy(out->thread, out), to_numpy(out->slot, out),
+                        to_numpy(out->size, out), to_numpy(out->alignment, out), to_numpy(out->noscan, out),
+                        to_numpy(out->owner, out), to_numpy(out->time_ns, out),
+                        to_numpy(out->requested, out));
 }
 
 nb::dict totals(const harness::Checker& checker) {

@@ -187,9 +187,19 @@ class Conversion {
 
   static constexpr std::size_t kBufferRecords = 1 << 15;  // 768 KiB: within a second-level cache.
   static constexpr std::size_t kMaxRowsOfRecord = 2;      // A free that was not seen, and the event itself.
-  static constexpr std::uint32_t kNone = harness::IdTable::kNone;
+  static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint32_t kDefaultLog2Alignment = 3;  // Up to 8 bytes every allocator aligns anyway.
   static constexpr std::uint32_t kMaxLog2Alignment = 31;     // What the column holds.
+
+  struct Slot {
+    std::uint32_t number = kNone;
+    bool is_live() const { return number != kNone; }
+  };
+
+  std::uint32_t slot_of(std::uint64_t address) {
+    const Slot* const slot = slots_.find(address);
+    return slot == nullptr ? kNone : slot->number;
+  }
 
   // False where there is nothing to take.
   bool refill(bool is_final) {
@@ -215,7 +225,7 @@ class Conversion {
         allocate(event, rows);
         break;
       case RAW_REALLOC_BEGIN: {
-        const std::uint32_t slot = slots_.find(event.address);
+        const std::uint32_t slot = slot_of(event.address);
         if (slot != kNone) slots_.erase(event.address);
         pending_of(event.thread).push_back({slot, event.address});
         break;
@@ -224,7 +234,7 @@ class Conversion {
         end_reallocation(event, rows);
         break;
       case RAW_FREE: {
-        const std::uint32_t slot = slots_.find(event.address);
+        const std::uint32_t slot = slot_of(event.address);
         if (slot == kNone) {
           ++counts_.unknown_frees;
           break;
@@ -244,7 +254,7 @@ class Conversion {
   void allocate(const raw_event& event, Rows& rows) {
     vacate(event, rows);
     const std::uint32_t slot = take_slot();
-    slots_.insert(event.address, slot);
+    slots_.insert(event.address, {slot});
     append(rows, event.op, event.thread, slot, event.size, event.log2_alignment);
     if (keeps_shapes_) {
       shape(slot) = {event.address, event.size, event.log2_alignment, event.op == RAW_CALLOC};
@@ -265,7 +275,7 @@ class Conversion {
       if (event.size == 0) {
         release(slot, event.thread, rows);
       } else {
-        slots_.insert(old_address, slot);  // It failed: the object stands where it stood.
+        slots_.insert(old_address, {slot});  // It failed: the object stands where it stood.
       }
       return;
     }
@@ -277,14 +287,14 @@ class Conversion {
       return;
     }
     vacate(event, rows);
-    slots_.insert(event.address, slot);
+    slots_.insert(event.address, {slot});
     append(rows, RAW_REALLOC, event.thread, slot, event.size, 0);
     if (keeps_shapes_) shape(slot) = {event.address, event.size, 0, false};
   }
 
   // The address that an allocation was given must be nobody's.
   void vacate(const raw_event& event, Rows& rows) {
-    const std::uint32_t squatter = slots_.find(event.address);
+    const std::uint32_t squatter = slot_of(event.address);
     if (squatter == kNone) return;
     ++counts_.unseen_frees;
     slots_.erase(event.address);
@@ -313,7 +323,7 @@ class Conversion {
   // Slots are given anew, so that they are dense, in the order of the old ones.
   void emit_inherited(Rows& rows, std::size_t max_rows) {
     keeps_shapes_ = false;
-    slots_ = harness::IdTable();
+    slots_ = harness::IdTable<Slot>();
     free_slots_ = FreeSlots();
     slots_taken_ = 0;
     const std::vector<Shape> objects = std::exchange(shapes_, {});
@@ -321,7 +331,7 @@ class Conversion {
     for (const Shape& object : objects) {
       if (object.address == 0) continue;
       const std::uint32_t slot = take_slot();
-      slots_.insert(object.address, slot);
+      slots_.insert(object.address, {slot});
       append(rows, object.is_calloc ? RAW_CALLOC : RAW_ALLOC, 0, slot, object.size, object.log2_alignment);
       ++counts_.inherited_objects;
     }
@@ -352,7 +362,7 @@ class Conversion {
   std::uint64_t gap_records_ =
       0;  // Unwritten places since the last record; at the end they are only the rest.
 
-  harness::IdTable slots_;  // Address to slot.
+  harness::IdTable<Slot> slots_;  // By address.
   FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;
   std::vector<std::vector<Pending>>

@@ -40,6 +40,16 @@ auto to_numpy(std::vector<T> values) {
   return nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {count}, owner);
 }
 
+// Lends NumPy a vector that belongs to something, which lives for as long as the array does.
+template <typename T>
+auto to_numpy(std::vector<T>& values, const std::shared_ptr<void>& whole) {
+  using Owner = std::shared_ptr<void>;
+  auto kept = std::make_unique<Owner>(whole);
+  nb::capsule owner(kept.get(), [](void* p) noexcept { delete static_cast<Owner*>(p); });
+  kept.release();
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(values.data(), {values.size()}, owner);
+}
+
 inline auto samples_to_numpy(const std::vector<Sample>& samples) {
   static_assert(sizeof(Sample) % sizeof(std::int64_t) == 0);
   constexpr std::size_t kColumns = sizeof(Sample) / sizeof(std::int64_t);

@@ -8,10 +8,13 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "harness/id_table.hpp"
@@ -49,6 +52,42 @@ struct CheckedEvents {
   std::vector<std::uint64_t> requested;
 };
 
+// Batches that nobody needs any more, for the next ones: a batch in new memory takes a tenth longer to check.
+// Batches may end on any thread, and outlive this.
+class BatchPool {
+ public:
+  std::shared_ptr<CheckedEvents> take() {
+    std::unique_ptr<CheckedEvents> taken;
+    {
+      const std::lock_guard lock(kept_->mutex);
+      if (!kept_->batches.empty()) {
+        taken = std::move(kept_->batches.back());
+        kept_->batches.pop_back();
+      }
+    }
+    if (!taken) taken = std::make_unique<CheckedEvents>();
+    const auto give_back = [kept = kept_](CheckedEvents* batch) {
+      std::unique_ptr<CheckedEvents> given(batch);
+      const std::lock_guard lock(kept->mutex);
+      if (kept->batches.size() < kBatches) kept->batches.push_back(std::move(given));
+    };
+    return {taken.release(), give_back};
+  }
+
+ private:
+  // As many as a replay has under way at a time; whoever held all of a trace's batches gives up the others.
+  static constexpr std::size_t kBatches = 4;
+
+  struct Kept {
+    Kept() { batches.reserve(kBatches); }
+
+    std::mutex mutex;
+    std::vector<std::unique_ptr<CheckedEvents>> batches;
+  };
+
+  std::shared_ptr<Kept> kept_ = std::make_shared<Kept>();
+};
+
 // What the trace is, whatever allocator replays it.
 struct TraceTotals {
   std::uint64_t events = 0;
@@ -66,6 +105,16 @@ struct TraceTotals {
   std::uint64_t live_objects = 0;
   std::uint64_t peak_live_objects = 0;
   Uint128 requested_sum = 0;  // Over events.
+
+  // Counts an event whose effect is in the other members.
+  void end_event() {
+    requested_sum += requested;
+    const bool is_peak = requested > peak_requested;
+    peak_requested = is_peak ? requested : peak_requested;
+    peak_requested_event = is_peak ? events : peak_requested_event;
+    peak_live_objects = std::max(peak_live_objects, live_objects);
+    ++events;
+  }
 };
 
 class Checker {
@@ -77,56 +126,243 @@ class Checker {
 
   const TraceTotals& totals() const { return totals_; }
 
-  CheckedEvents check(const RawEvents& raw) {
+  std::shared_ptr<CheckedEvents> check(const RawEvents& raw) {
+    const std::shared_ptr<CheckedEvents> batch = batches_.take();
+    CheckedEvents& out = *batch;
     const std::size_t count = raw.op.size();
-    CheckedEvents out;
     out.op.assign(raw.op.begin(), raw.op.end());
+    out.time_ns.assign(raw.time_ns.begin(), raw.time_ns.end());
     out.thread.resize(count);
     out.slot.resize(count);
     out.size.resize(count);
+    out.owner.resize(count);
+    out.requested.resize(count);
     out.alignment.resize(count);
     out.noscan.resize(count);
-    out.owner.resize(count);
-    out.time_ns.assign(raw.time_ns.begin(), raw.time_ns.end());
-    out.requested.resize(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      prefetch(raw, i);
-      row(raw, out, i);
-      out.requested[i] = totals_.requested;
-      totals_.requested_sum += totals_.requested;
-      if (totals_.requested > totals_.peak_requested) {
-        totals_.peak_requested = totals_.requested;
-        totals_.peak_requested_event = totals_.events;
-      }
-      ++totals_.events;
+    for (std::size_t begin = 0; begin < count;) {
+      // The last rows of a batch have no others to look ahead to: they are a block of their own.
+      const std::size_t rest = count - begin;
+      const std::size_t rows = rest > kPrefetchRows ? std::min(kBlockRows, rest - kPrefetchRows) : rest;
+      check_block(raw, out, begin, begin + rows);
+      begin += rows;
     }
-    return out;
+    return batch;
   }
 
  private:
+  // All that is known of a live object, in two words.
   struct Object {
-    std::uint64_t size = 0;
-    std::uint32_t owner_ordinal = 0;  // Whoever inherits the owner's number is another thread.
-    std::uint16_t owner = 0;
-    bool noscan = false;
+    static constexpr std::uint64_t kNone = UINT64_MAX;
+
+    std::uint64_t asked = 0;    // 47 bits of size, one of noscan, 16 of the owner's number.
+    std::uint64_t who = kNone;  // 32 bits of the owner's ordinal, 32 of the slot.
+
+    bool is_live() const { return who != kNone; }
+    std::uint64_t size() const { return asked >> 17; }
+    std::uint8_t noscan() const { return asked >> 16 & 1; }
+    std::uint16_t owner() const { return static_cast<std::uint16_t>(asked); }
+    std::uint32_t slot() const { return static_cast<std::uint32_t>(who); }
   };
 
   // x86-64 and arm64 give a process 47 bits of addresses.
   static constexpr std::uint64_t kAddressSpaceBytes = std::uint64_t{1} << 47;
   static constexpr std::uint32_t kMaxThreads = 65'535;
-  static constexpr std::uint16_t kNoThread = 65'535;
+  static constexpr std::size_t kMaxSlots = 4'294'967'294;
 
-  // Whose rows come next: first where the table has the id, then the object that it names.
-  static constexpr std::size_t kPrefetchId = 32;
-  static constexpr std::size_t kPrefetchObject = 16;
+  // The ops of plain rows, as bits; of their numbers, 1, 2 and 4, only the last has the bit of value 4.
+  static constexpr std::uint32_t kAllocates =
+      1u << static_cast<int>(Op::kAlloc) | 1u << static_cast<int>(Op::kCalloc);
+  static constexpr std::uint32_t kFrees = 1u << static_cast<int>(Op::kFree);
+  static constexpr std::uint8_t kOpsEnd = 8;  // Above all numbers that have no bits but those of ops.
+  static std::uint64_t free_bit(std::uint8_t plain_op) { return plain_op >> 2; }
 
-  [[gnu::always_inline]] void prefetch(const RawEvents& raw, std::size_t i) const {
-    if (i + kPrefetchId >= raw.object.size()) return;
-    slots_.prefetch(raw.object[i + kPrefetchId]);
-    const std::uint32_t slot = slots_.guess(raw.object[i + kPrefetchObject]);
-    if (slot < objects_.size()) __builtin_prefetch(&objects_[slot], 1);
+  // Rows that are looked over together: they stay in a second-level cache.
+  static constexpr std::size_t kBlockRows = 4096;
+  // Threads that are found without a search.
+  static constexpr std::uint32_t kKnownThreads = 1024;
+  // From a row to the one whose object is fetched from memory.
+  static constexpr std::size_t kPrefetchRows = 80;
+
+  void check_block(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) {
+    choose_alignment(raw, out, begin, end);
+    choose_noscan(raw, out, begin, end);
+    const bool is_regular = is_regular_block(raw, begin, end);
+    for (std::size_t i = begin; i < end;) {
+      if (is_regular) i = plain_rows(raw, out, i, end);
+      // Where ids are too large for the table's array, plain rows are not tried for anew at each of them.
+      for (bool is_other = i < end; is_other;) {
+        if (i + kPrefetchRows < raw.object.size()) objects_.prefetch(raw.object[i + kPrefetchRows]);
+        row(raw, out, i++);
+        is_other = i < end && !(is_regular && raw.object[i] < objects_.direct().size());
+      }
+    }
   }
 
+  // Whether no row has a fault that can be seen without knowing the objects and threads.
+  bool is_regular_block(const RawEvents& raw, std::size_t begin, std::size_t end) const {
+    std::uint8_t ops = 0;
+    std::uint64_t sizes = 0;
+    std::uint64_t sizes_sum = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      ops |= raw.op[i];
+      sizes |= raw.size[i];
+      sizes_sum += raw.size[i];
+    }
+    std::uint32_t alignments = 0;
+    if (!raw.alignment.empty()) {
+      for (std::size_t i = begin; i < end; ++i) alignments |= raw.alignment[i] & (raw.alignment[i] - 1);
+    }
+    bool goes_back = false;
+    if (!raw.time_ns.empty()) {
+      goes_back = raw.time_ns[begin] < last_time_ns_;
+      for (std::size_t i = begin + 1; i < end; ++i) goes_back |= raw.time_ns[i] < raw.time_ns[i - 1];
+    }
+    return ops < kOpsEnd && alignments == 0 && !goes_back && sizes < kAddressSpaceBytes &&
+           totals_.requested + sizes_sum < kAddressSpaceBytes;
+  }
+
+  static void choose_alignment(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) {
+    std::uint32_t* const chosen = out.alignment.data();
+    if (raw.alignment.empty()) {
+      std::fill(chosen + begin, chosen + end, 0);
+      return;
+    }
+    const std::uint8_t* const ops = raw.op.data();
+    const std::uint32_t* const alignments = raw.alignment.data();
+    for (std::size_t i = begin; i < end; ++i) {
+      const bool counts = (ops[i] < static_cast<std::uint8_t>(Op::kFree)) & (alignments[i] >= 8);
+      chosen[i] = alignments[i] & (0 - std::uint32_t{counts});
+    }
+  }
+
+  void choose_noscan(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) const {
+    std::uint8_t* const noscan = out.noscan.data();
+    if (!override_noscan_ && !raw.noscan.empty()) {
+      const std::uint8_t* const known = raw.noscan.data();
+      for (std::size_t i = begin; i < end; ++i) noscan[i] = known[i] != 0;
+      return;
+    }
+    if (noscan_threshold_ == 0) {
+      std::fill(noscan + begin, noscan + end, 0);
+      return;
+    }
+    const std::uint8_t* const op = raw.op.data();
+    std::uint64_t ordinal = totals_.allocations;
+    for (std::size_t i = begin; i < end; ++i) {
+      noscan[i] = mix(ordinal) < noscan_threshold_;
+      ordinal += kAllocates >> (op[i] & 7) & 1;
+    }
+  }
+
+  // Takes rows of a regular block from `first` on for as long as each is an allocation of a dead object or a
+  // free of a live one, by a thread known already, its id within the table's array; returns where that ends.
+  // Which of the two a row is nobody can foretell, so that nothing in the loop jumps by it: masks choose.
+  // All else, and every fault, is for row().
+  std::size_t plain_rows(const RawEvents& raw, CheckedEvents& out, std::size_t first, std::size_t end) {
+    if (free_count_ < end - first) add_slots();
+    // Pointers and sums are locals: a store to a column might, for all that the compiler knows, change a
+    // member.
+    Object* const objects = objects_.direct().data();
+    const std::size_t ids_end = objects_.direct().size();
+    std::uint32_t* const free_slots = free_slots_.data();
+    const KnownThread* const known_threads = known_threads_.data();
+    const std::uint8_t* const ops = raw.op.data();
+    const std::uint32_t* const thread_ids = raw.thread.data();
+    const std::uint64_t* const ids = raw.object.data();
+    const std::uint64_t* const raw_sizes = raw.size.data();
+    std::uint16_t* const threads = out.thread.data();
+    std::uint32_t* const slots = out.slot.data();
+    std::uint64_t* const sizes = out.size.data();
+    std::uint8_t* const noscans = out.noscan.data();
+    std::uint16_t* const owners = out.owner.data();
+
+    std::size_t free_count = free_count_;
+    std::size_t least_free = free_count;
+    std::uint64_t local_frees = 0;
+    // The last rows of a batch fetch what they need at once, which changes nothing.
+    const std::uint64_t* const ids_ahead = ids + (end + kPrefetchRows <= raw.op.size() ? kPrefetchRows : 0);
+    const auto objects_address = reinterpret_cast<std::uintptr_t>(objects);
+    std::size_t i = first;
+    for (; i < end; ++i) {
+      // An address, since it need not be one of an object: fetching has no effect that could be wrong.
+      __builtin_prefetch(reinterpret_cast<const void*>(objects_address + ids_ahead[i] * sizeof(Object)), 1);
+      const std::uint64_t id = ids[i];
+      if (id >= ids_end) break;
+      const KnownThread& known = known_threads[thread_ids[i] % kKnownThreads];
+      if (known.id != thread_ids[i]) break;
+      Object& object = objects[id];
+      const Object was = object;
+      const std::uint32_t possible_ops = was.is_live() ? kFrees : kAllocates;
+      if ((possible_ops >> ops[i] & 1) == 0) break;
+      const std::uint64_t is_free = free_bit(ops[i]);
+      const std::uint64_t free_mask = 0 - is_free;
+
+      // The stack of free slots: an allocation takes its top, a free lays its own on it.
+      free_count += is_free - 1;
+      const std::uint64_t slot = (was.who & free_mask & 0xFFFFFFFF) | (free_slots[free_count] & ~free_mask);
+      free_slots[free_count] = static_cast<std::uint32_t>(slot);
+      free_count += is_free;
+      least_free = std::min(least_free, free_count);
+
+      const std::uint64_t asks = raw_sizes[i] << 17 | std::uint64_t{noscans[i]} << 16 | known.number;
+      const std::uint64_t asked = ((was.asked ^ asks) & free_mask) ^ asks;
+      const std::uint64_t who = known.shifted_ordinal | slot;
+      local_frees += was.who == who;
+      object.asked = asked;
+      object.who = who | free_mask;
+      threads[i] = known.number;
+      slots[i] = static_cast<std::uint32_t>(slot);
+      sizes[i] = asked >> 17;
+      noscans[i] = asked >> 16 & 1;
+      owners[i] = static_cast<std::uint16_t>(asked);
+    }
+
+    // What the stack has grown by are the frees that no allocation made up for.
+    const std::uint64_t frees = (i - first + free_count - free_count_) / 2;
+    objects_.adjust_size(i - first - frees, frees);
+    totals_.frees += frees;
+    totals_.remote_frees += frees - local_frees;
+    totals_.allocations += i - first - frees;
+    totals_.peak_live_objects =
+        std::max<std::uint64_t>(totals_.peak_live_objects, free_slots_.size() - least_free);
+    totals_.live_objects = free_slots_.size() - free_count;
+    free_count_ = free_count;
+    if (i > first && !raw.time_ns.empty()) last_time_ns_ = raw.time_ns[i - 1];
+    sum_up(out, first, i);
+    return i;
+  }
+
+  // Enters plain rows into what is requested.
+  void sum_up(CheckedEvents& out, std::size_t first, std::size_t end) {
+    const std::uint8_t* const ops = out.op.data();
+    const std::uint64_t* const sizes = out.size.data();
+    std::uint64_t* const requested_after = out.requested.data();
+    std::uint64_t requested = totals_.requested;
+    std::uint64_t requested_sum = 0;  // Of at most kBlockRows numbers below 2^47.
+    std::uint64_t sizes_sum = 0;
+    std::uint64_t peak = totals_.peak_requested;
+    std::size_t peak_row = end;
+    for (std::size_t i = first; i < end; ++i) {
+      const std::uint64_t is_free = free_bit(ops[i]);
+      requested += (sizes[i] ^ (0 - is_free)) + is_free;
+      requested_after[i] = requested;
+      requested_sum += requested;
+      sizes_sum += sizes[i];
+      if (requested > peak) {
+        peak = requested;
+        peak_row = i;
+      }
+    }
+    if (peak_row < end) totals_.peak_requested_event = totals_.events + (peak_row - first);
+    totals_.peak_requested = peak;
+    totals_.requested_sum += requested_sum;
+    // Allocations are what was added and frees what was taken away, and both are in the sum.
+    totals_.allocated_bytes += (sizes_sum + requested - totals_.requested) / 2;
+    totals_.requested = requested;
+    totals_.events += end - first;
+  }
+
+  // Any row, its columns checked in the order in which a fault in them is named.
   void row(const RawEvents& raw, CheckedEvents& out, std::size_t i) {
     const std::uint64_t id = raw.object[i];
     if (!raw.time_ns.empty()) check_time(raw.time_ns[i]);
@@ -135,52 +371,46 @@ class Checker {
       fault("op", "found " + std::to_string(raw.op[i]) +
                       ", expected 1 alloc, 2 calloc, 3 realloc, 4 free, 5 gc or 6 thread_end");
     }
-    const std::uint16_t thread = thread_of(raw.thread[i]);
-    out.thread[i] = thread;
+    const KnownThread thread = thread_of(raw.thread[i]);
+    Object object;
     switch (op) {
       case Op::kAlloc:
       case Op::kCalloc: {
-        if (slots_.find(id) != IdTable::kNone) {
+        if (objects_.find(id) != nullptr) {
           fault("object", name(op) + " of object " + std::to_string(id) +
                               ", which is live; expected its free before, or another id");
         }
         const std::uint32_t slot = take_slot();
-        slots_.insert(id, slot);
-        objects_[slot] = {.size = checked_size(raw.size[i], 0),
-                          .owner_ordinal = ordinals_[thread],
-                          .owner = thread,
-                          .noscan = is_noscan(raw, i)};
+        const std::uint64_t size = checked_size(raw.size[i], 0);
+        object = {size << 17 | std::uint64_t{out.noscan[i]} << 16 | thread.number,
+                  thread.shifted_ordinal | slot};
+        objects_.insert(id, object);
         ++totals_.allocations;
         ++totals_.live_objects;
-        totals_.peak_live_objects = std::max(totals_.peak_live_objects, totals_.live_objects);
-        totals_.allocated_bytes += raw.size[i];
-        totals_.requested += raw.size[i];
-        out.alignment[i] = checked_alignment(raw, i);
-        describe(out, i, slot);
+        totals_.allocated_bytes += size;
+        totals_.requested += size;
+        check_alignment(raw, i);
         break;
       }
       case Op::kRealloc: {
-        const std::uint32_t slot = live_slot(id, op);
-        Object& object = objects_[slot];
-        checked_size(raw.size[i], object.size);
-        totals_.requested += raw.size[i] - object.size;
-        totals_.allocated_bytes += raw.size[i];
-        object.size = raw.size[i];
+        Object& old = live_object(id, op);
+        const std::uint64_t size = checked_size(raw.size[i], old.size());
+        totals_.requested += size - old.size();
+        totals_.allocated_bytes += size;
+        old.asked = size << 17 | (old.asked & 0x1FFFF);
+        object = old;
         ++totals_.reallocations;
-        out.alignment[i] = checked_alignment(raw, i);
-        describe(out, i, slot);
+        check_alignment(raw, i);
         break;
       }
       case Op::kFree: {
-        const std::uint32_t slot = live_slot(id, op);
-        describe(out, i, slot);
-        const Object& object = objects_[slot];
-        totals_.requested -= object.size;
-        totals_.remote_frees += object.owner_ordinal != ordinals_[thread];
+        object = live_object(id, op);
+        totals_.requested -= object.size();
+        totals_.remote_frees += object.who != (thread.shifted_ordinal | object.slot());
         ++totals_.frees;
         --totals_.live_objects;
-        slots_.erase(id);
-        free_slots_.push_back(slot);
+        objects_.erase(id);
+        free_slots_[free_count_++] = object.slot();
         break;
       }
       case Op::kGc:
@@ -188,37 +418,45 @@ class Checker {
         break;
       case Op::kThreadEnd:
         ++totals_.thread_ends;
-        end_thread(raw.thread[i], thread);
+        end_thread(thread);
         break;
     }
+    out.thread[i] = thread.number;
+    out.slot[i] = object.is_live() ? object.slot() : 0;
+    out.size[i] = object.size();
+    out.noscan[i] = object.noscan();
+    out.owner[i] = object.owner();
+    out.requested[i] = totals_.requested;
+    totals_.end_event();
   }
 
-  void describe(CheckedEvents& out, std::size_t i, std::uint32_t slot) const {
-    const Object& object = objects_[slot];
-    out.slot[i] = slot;
-    out.size[i] = object.size;
-    out.noscan[i] = object.noscan;
-    out.owner[i] = object.owner;
-  }
-
+  // A slot that was freed if there is one, so that slots stay as few as the objects that ever lived at once.
   std::uint32_t take_slot() {
-    if (!free_slots_.empty()) {
-      const std::uint32_t slot = free_slots_.back();
-      free_slots_.pop_back();
-      return slot;
-    }
-    if (objects_.size() >= IdTable::kNone) fault("object", "more than 4,294,967,294 objects live at once");
-    objects_.emplace_back();
-    return static_cast<std::uint32_t>(objects_.size() - 1);
+    if (free_count_ == 0) add_slots();
+    return free_slots_[--free_count_];
   }
 
-  std::uint32_t live_slot(std::uint64_t id, Op op) const {
-    const std::uint32_t slot = slots_.find(id);
-    if (slot == IdTable::kNone) {
+  // Doubles the slots: new ones are laid at the bottom of the stack, the smallest on top.
+  void add_slots() {
+    const std::size_t known = free_slots_.size();
+    if (known == kMaxSlots) fault("object", "more than 4,294,967,294 objects live at once");
+    free_slots_.resize(std::min(std::max(2 * known, kBlockRows), kMaxSlots));
+    const std::size_t added = free_slots_.size() - known;
+    std::copy_backward(free_slots_.begin(), free_slots_.begin() + static_cast<std::ptrdiff_t>(free_count_),
+                       free_slots_.begin() + static_cast<std::ptrdiff_t>(free_count_ + added));
+    for (std::size_t i = 0; i < added; ++i) {
+      free_slots_[i] = static_cast<std::uint32_t>(known + added - 1 - i);
+    }
+    free_count_ += added;
+  }
+
+  Object& live_object(std::uint64_t id, Op op) {
+    Object* const object = objects_.find(id);
+    if (object == nullptr) {
       fault("object", name(op) + " of object " + std::to_string(id) +
                           ", which is not live (never allocated, or freed already); expected a live object");
     }
-    return slot;
+    return *object;
   }
 
   std::uint64_t checked_size(std::uint64_t size, std::uint64_t old_size) const {
@@ -233,12 +471,9 @@ class Checker {
     return size;
   }
 
-  std::uint32_t checked_alignment(const RawEvents& raw, std::size_t i) const {
-    if (raw.alignment.empty() || raw.alignment[i] == 0) return 0;
-    if (!std::has_single_bit(raw.alignment[i])) {
-      fault("alignment", "found " + std::to_string(raw.alignment[i]) + ", expected a power of two, or 0");
-    }
-    return raw.alignment[i] < 8 ? 0 : raw.alignment[i];
+  void check_alignment(const RawEvents& raw, std::size_t i) const {
+    if (raw.alignment.empty() || raw.alignment[i] == 0 || std::has_single_bit(raw.alignment[i])) return;
+    fault("alignment", "found " + std::to_string(raw.alignment[i]) + ", expected a power of two, or 0");
   }
 
   void check_time(std::int64_t time_ns) {
@@ -249,36 +484,46 @@ class Checker {
     last_time_ns_ = time_ns;
   }
 
-  std::uint16_t thread_of(std::uint32_t id) {
-    if (id == last_thread_id_ && last_thread_ != kNoThread) return last_thread_;
-    auto [found, is_new] = threads_.try_emplace(id, kNoThread);
+  struct KnownThread {
+    std::uint64_t shifted_ordinal = 0;  // Counts the trace's threads; where it stands in an object's `who`.
+    std::uint32_t id = 0;
+    std::uint16_t number = 0;
+  };
+
+  const KnownThread& thread_of(std::uint32_t id) {
+    KnownThread& known = known_threads_[id % kKnownThreads];
+    if (known.id == id) return known;
+    auto [found, is_new] = threads_.try_emplace(id);
     if (is_new) {
       if (threads_.size() > kMaxThreads) {
         fault("thread", "more than 65,535 threads alive at once; expected thread_end events for ended ones");
       }
+      found->second.id = id;
+      found->second.shifted_ordinal = totals_.threads++ << 32;
       if (free_threads_.empty()) {
-        found->second = static_cast<std::uint16_t>(threads_.size() - 1);
-        ordinals_.push_back(0);
+        found->second.number = static_cast<std::uint16_t>(threads_.size() - 1);
       } else {
-        found->second = free_threads_.back();
+        found->second.number = free_threads_.back();
         free_threads_.pop_back();
       }
-      ordinals_[found->second] = static_cast<std::uint32_t>(totals_.threads++);
     }
-    last_thread_id_ = id;
-    last_thread_ = found->second;
-    return last_thread_;
+    known = found->second;
+    return known;
   }
 
-  void end_thread(std::uint32_t id, std::uint16_t thread) {
-    threads_.erase(id);
-    free_threads_.push_back(thread);
-    last_thread_ = kNoThread;
+  void end_thread(const KnownThread& thread) {
+    free_threads_.push_back(thread.number);
+    threads_.erase(thread.id);
+    known_threads_[thread.id % kKnownThreads] = nobody(thread.id % kKnownThreads);
   }
 
-  bool is_noscan(const RawEvents& raw, std::size_t i) {
-    if (!override_noscan_ && !raw.noscan.empty()) return raw.noscan[i] != 0;
-    return mix(totals_.allocations) < noscan_threshold_;
+  // What stands where no thread is known: an id that belongs to another place.
+  static KnownThread nobody(std::uint32_t place) { return {.id = place + 1}; }
+
+  static std::vector<KnownThread> nobodies() {
+    std::vector<KnownThread> places;
+    for (std::uint32_t place = 0; place < kKnownThreads; ++place) places.push_back(nobody(place));
+    return places;
   }
 
   // 53 bits, so that a fraction of 1 takes every object and one of 0 none.
@@ -305,16 +550,15 @@ class Checker {
 
   std::uint64_t noscan_threshold_;
   bool override_noscan_;
-  IdTable slots_;
-  std::vector<Object> objects_;  // By slot.
-  std::vector<std::uint32_t> free_slots_;
-  std::unordered_map<std::uint32_t, std::uint16_t> threads_;
+  IdTable<Object> objects_;
+  HugePageVector<std::uint32_t> free_slots_;  // A stack of free_count_; it has room for every slot.
+  std::size_t free_count_ = 0;
+  std::unordered_map<std::uint32_t, KnownThread> threads_;
+  std::vector<KnownThread> known_threads_ = nobodies();  // The last seen, by id modulo their number.
   std::vector<std::uint16_t> free_threads_;
-  std::vector<std::uint32_t> ordinals_;  // By dense number: which thread of the trace holds it now.
-  std::uint32_t last_thread_id_ = 0;
-  std::uint16_t last_thread_ = kNoThread;
   std::int64_t last_time_ns_ = std::numeric_limits<std::int64_t>::min();
   TraceTotals totals_;
+  BatchPool batches_;
 };
 
 }  // namespace harness

@@ -1,27 +1,32 @@
-// Maps what a trace calls an object (any 64-bit number) to a dense slot, for as long as the object lives.
+// Keeps what is known of each live object under what a trace calls it: any 64-bit number.
 //
 // Small ids, which is what our own writer gives, index an array; others go to an open-addressing table with
 // linear probing and backward-shift deletion, so that a long trace of unique ids leaves no tombstones behind.
+// How small "small" is follows the number of live objects: no file makes the array grow out of proportion.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "harness/huge_pages.hpp"
+
 namespace harness {
 
+// A Value says by is_live() whether it is one; a default one is not.
+template <typename Value>
 class IdTable {
  public:
-  static constexpr std::uint32_t kNone = UINT32_MAX;
-
-  std::uint32_t find(std::uint64_t id) const {
-    if (id < kDirectIds) return id < direct_.size() ? direct_[id] : kNone;
-    for (std::size_t i = home(id); entries_[i].slot != kNone; i = (i + 1) & mask_) {
-      if (entries_[i].id == id) return entries_[i].slot;
+  // Null where the id is not in the table.
+  Value* find(std::uint64_t id) {
+    if (id < direct_.size()) return direct_[id].is_live() ? &direct_[id] : nullptr;
+    for (std::size_t i = home(id); ids_[i] != kNoId; i = (i + 1) & mask_) {
+      if (ids_[i] == id) return &values_[i];
     }
-    return kNone;
+    return nullptr;
   }
 
   // Touches, for the hardware's sake, where the id stands if it is there. Inlined by force: GCC takes a
@@ -30,83 +35,101 @@ class IdTable {
     if (id < direct_.size()) {
       __builtin_prefetch(&direct_[id], 1);
     } else {
-      __builtin_prefetch(&entries_[home(id)], 1);
+      __builtin_prefetch(&ids_[home(id)], 1);
+      __builtin_prefetch(&values_[home(id)], 1);
     }
   }
 
-  // The slot that the id most likely has, without a search.
-  std::uint32_t guess(std::uint64_t id) const {
-    return id < direct_.size() ? direct_[id] : entries_[home(id)].slot;
-  }
-
-  // The id must not be in the table.
-  void insert(std::uint64_t id, std::uint32_t slot) {
-    if (id < kDirectIds) {
-      if (id >= direct_.size()) {
-        const std::size_t doubled = std::min<std::size_t>(direct_.size() * 2, kDirectIds);
-        direct_.resize(std::max<std::size_t>(id + 1, doubled), kNone);
-      }
-      direct_[id] = slot;
+  // The id must not be in the table, and the value be live. Moves other values.
+  void insert(std::uint64_t id, const Value& value) {
+    if (id >= direct_.size() && id < kDirectIds + kDirectIdsPerValue * size_) widen(id);
+    ++size_;
+    if (id < direct_.size()) {
+      direct_[id] = value;
       return;
     }
-    if ((used_ + 1) * 2 > entries_.size()) grow();
-    place({id, slot});
-    ++used_;
+    if ((hashed_ + 1) * 2 > ids_.size()) {
+      --shift_;
+      rehash(ids_.size() * 2);
+    }
+    place(id, value);
   }
 
-  // The id must be in the table.
+  // The id must be in the table. Moves other values.
   void erase(std::uint64_t id) {
-    if (id < kDirectIds) {
-      direct_[id] = kNone;
+    --size_;
+    if (id < direct_.size()) {
+      direct_[id] = Value{};
       return;
     }
     std::size_t hole = home(id);
-    while (entries_[hole].id != id || entries_[hole].slot == kNone) hole = (hole + 1) & mask_;
-    for (std::size_t i = (hole + 1) & mask_; entries_[i].slot != kNone; i = (i + 1) & mask_) {
+    while (ids_[hole] != id) hole = (hole + 1) & mask_;
+    for (std::size_t i = (hole + 1) & mask_; ids_[i] != kNoId; i = (i + 1) & mask_) {
       // An entry may move into the hole unless its home lies behind the hole on its way.
-      if (((i - home(entries_[i].id)) & mask_) >= ((i - hole) & mask_)) {
-        entries_[hole] = entries_[i];
+      if (((i - home(ids_[i])) & mask_) >= ((i - hole) & mask_)) {
+        ids_[hole] = ids_[i];
+        values_[hole] = values_[i];
         hole = i;
       }
     }
-    entries_[hole].slot = kNone;
-    --used_;
+    ids_[hole] = kNoId;
+    --hashed_;
   }
 
- private:
-  struct Entry {
-    std::uint64_t id = 0;
-    std::uint32_t slot = kNone;
-  };
+  // The array, by id, for whoever changes values without a detour; adjust_size() tells the table afterwards.
+  std::span<Value> direct() { return direct_; }
+  void adjust_size(std::uint64_t inserted, std::uint64_t erased) { size_ += inserted - erased; }
 
-  // 16 Mi ids, 64 MiB of array at most: more live objects than most programs hold.
-  static constexpr std::uint64_t kDirectIds = std::uint64_t{1} << 24;
+ private:
+  // The array has a place for so many ids, however few objects live, and beyond for so many an object.
+  static constexpr std::uint64_t kDirectIds = 65'536;
+  static constexpr std::uint64_t kDirectIdsPerValue = 4;
+
+  // Stands in the open-addressing table where nothing does: this id always goes to the array.
+  static constexpr std::uint64_t kNoId = 0;
 
   std::size_t home(std::uint64_t id) const {
     // Fibonacci hashing: addresses differ in their low bits, the table's index is made of the high ones.
     return static_cast<std::size_t>((id * 0x9E3779B97F4A7C15u) >> shift_);
   }
 
-  void place(Entry entry) {
-    std::size_t i = home(entry.id);
-    while (entries_[i].slot != kNone) i = (i + 1) & mask_;
-    entries_[i] = entry;
+  void place(std::uint64_t id, const Value& value) {
+    std::size_t i = home(id);
+    while (ids_[i] != kNoId) i = (i + 1) & mask_;
+    ids_[i] = id;
+    values_[i] = value;
+    ++hashed_;
   }
 
-  void grow() {
-    const std::vector<Entry> old = std::exchange(entries_, std::vector<Entry>(entries_.size() * 2));
-    mask_ = entries_.size() - 1;
-    --shift_;
-    for (const Entry& entry : old) {
-      if (entry.slot != kNone) place(entry);
+  // Lets the array reach the id, and takes over what the other table holds of its new part.
+  void widen(std::uint64_t id) {
+    direct_.resize(std::max<std::size_t>(id + 1, direct_.size() * 2));
+    if (hashed_ > 0) rehash(ids_.size());
+  }
+
+  void rehash(std::size_t places) {
+    const auto ids = std::exchange(ids_, HugePageVector<std::uint64_t>(places));
+    const auto values = std::exchange(values_, HugePageVector<Value>(places));
+    mask_ = places - 1;
+    hashed_ = 0;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] == kNoId) continue;
+      if (ids[i] < direct_.size()) {
+        direct_[ids[i]] = values[i];
+      } else {
+        place(ids[i], values[i]);
+      }
     }
   }
 
-  std::vector<std::uint32_t> direct_;
-  std::vector<Entry> entries_ = std::vector<Entry>(1024);
+  HugePageVector<Value> direct_ = HugePageVector<Value>(1);
+  // The open-addressing table: values apart, so that a search reads eight ids a line.
+  HugePageVector<std::uint64_t> ids_ = HugePageVector<std::uint64_t>(1024);
+  HugePageVector<Value> values_ = HugePageVector<Value>(1024);
   std::size_t mask_ = 1023;
-  unsigned shift_ = 54;  // 64 - log2(entries).
-  std::size_t used_ = 0;
+  unsigned shift_ = 54;     // 64 - log2(places).
+  std::size_t hashed_ = 0;  // Values in it.
+  std::uint64_t size_ = 0;  // Values in both.
 };
 
 }  // namespace harness

@@ -427,7 +427,7 @@ class Replay {
   }
 
   A allocator_;
-  std::vector<Block, HugePages<Block>> blocks_;  // By slot.
+  HugePageVector<Block> blocks_;  // By slot.
   Totals totals_;
   std::uint64_t events_ = 0;
   std::uint64_t requested_now_ = 0;
