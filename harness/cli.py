@@ -231,6 +231,8 @@ def replay(
     # trace does not make it hold more. Arrow reads the name when it is loaded.
     if sys.platform == "linux":
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+    # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from harness.allocator import find
     from harness.replay import Settings
     from harness.replay import replay as run
