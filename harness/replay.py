@@ -236,7 +236,9 @@ class _Runner:
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> None:
         """Replay the next batch."""
-        self._samples.append(self._feed(batch, stops))
+        rows = self._feed(batch, stops)
+        if len(rows):  # A long trace has many batches and no more samples than a short one.
+            self._samples.append(rows)
         if self._placements is not None:
             self._placements.flush()
 

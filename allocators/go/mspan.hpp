@@ -73,13 +73,13 @@ static_assert(sizeof(Block) == 8);
 // columns.
 struct SlotBits {
   using Column = harness::HugePageVector<std::uint64_t>;
-  Column live;                      // Held by the program.
-  Column alloc;                     // Allocated, as the last sweep left it.
-  Column mark;                      // Found alive by the last cycle.
-  Column startup;                   // Held by the process itself; only in spans of the start snapshot.
-  std::vector<std::uint32_t> span;  // Whose word it is.
+  Column live;     // Held by the program.
+  Column alloc;    // Allocated, as the last sweep left it.
+  Column mark;     // Found alive by the last cycle.
+  Column startup;  // Held by the process itself; only in spans of the start snapshot.
+  harness::HugePageVector<std::uint32_t> span;  // Whose word it is.
   // 64 a word: how many objects of the program share a slot of a tiny span.
-  std::vector<std::uint8_t> holders;
+  harness::HugePageVector<std::uint8_t> holders;
 
   std::uint8_t& holders_of(SlotBit slot) { return holders[slot.word * std::size_t{64} + slot.bit]; }
 

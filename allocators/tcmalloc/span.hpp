@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "harness/huge_pages.hpp"
+
 namespace tcmalloc {
 
 using SpanIndex = std::uint32_t;
@@ -150,7 +152,7 @@ class SpanTable {
   }
 
  private:
-  std::vector<Span> spans_;
+  harness::HugePageVector<Span> spans_;
   std::vector<SpanIndex> unused_;
 };
 

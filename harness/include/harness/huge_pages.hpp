@@ -24,19 +24,21 @@ class HugePageAllocator {
 
   T* allocate(std::size_t count) {
     const std::size_t bytes = count * sizeof(T);
-    if (bytes < kLeastBytes) return std::allocator<T>().allocate(count);
-    // Straight from the system, so that an array that was outgrown goes back to it.
+    if (bytes < kMappedBytes) return std::allocator<T>().allocate(count);
+    // Straight from the system, so that an array that was outgrown goes back to it: malloc keeps what a
+    // thread has freed.
     void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    ::madvise(memory, bytes, MADV_HUGEPAGE);  // Where the system has none, ordinary pages do as well.
+    // Where the system has none, ordinary pages do as well.
+    if (bytes >= kHugeBytes) ::madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
     return static_cast<T*>(memory);
   }
 
   void deallocate(T* memory, std::size_t count) {
     const std::size_t bytes = count * sizeof(T);
-    if (bytes < kLeastBytes) {
+    if (bytes < kMappedBytes) {
       std::allocator<T>().deallocate(memory, count);
     } else {
       ::munmap(memory, bytes);
@@ -46,7 +48,8 @@ class HugePageAllocator {
   bool operator==(const HugePageAllocator&) const = default;
 
  private:
-  static constexpr std::size_t kLeastBytes = std::size_t{1} << 23;  // Four huge pages.
+  static constexpr std::size_t kMappedBytes = std::size_t{1} << 18;
+  static constexpr std::size_t kHugeBytes = std::size_t{1} << 23;  // Four huge pages.
 };
 
 template <typename T>
