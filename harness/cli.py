@@ -267,9 +267,10 @@ def replay(
         environment.replay_events_per_second = events / environment.seconds
     if results:
         _print(_replay_text(results, environment, form, json_samples), output)
-    for fault in faults:
+    failures = [run.failure for result in results for run in result.runs if run.failure is not None]
+    for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
-    return 2 if faults else 0
+    return 2 if faults or failures else 0
 
 
 def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) -> str:

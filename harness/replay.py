@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any, Self
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from harness import metrics
 from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec, description_of
-from harness.errors import AllocatorError, HarnessError
+from harness.errors import AllocatorError, HarnessError, TraceError
 from harness.placements import PlacementsWriter
 from harness.results import Run, TraceRuns
 from harness.trace import (
@@ -61,16 +62,19 @@ def replay(
 ) -> TraceRuns:
     """Replay a trace through every allocator; `progress` is called with the number of events just done.
 
-    Raises TraceError for a fault in the trace, AllocatorError where an allocator breaks its own invariant.
+    Raises TraceError for a fault in the trace, AllocatorError where a model breaks its own invariant. A real
+    library that fails costs its own run alone, which says so; where no run is left, its fault is raised.
     """
     reader = TraceReader(path)
     # Arrow's own threads decode sooner and cost more in all: they are for cores that have nothing to do.
     has_idle_cores = _usable_cores() > len(specs) + 1
     checked = reader.checked(settings.noscan, settings.batch_events, use_threads=has_idle_cores)
-    runners = [_Runner(spec, settings) for spec in specs]
     sampler = _Sampler(reader.events, settings.samples)
     is_worth_threads = min(reader.events, settings.batch_events) >= _WORTH_A_THREAD_EVENTS
+    runners: list[_Runner] = []
     try:
+        for spec in specs:
+            runners.append(_Runner(spec, settings))
         for runner in runners:
             runner.start()
         with _Crew(runners) if is_worth_threads else _Alone(runners) as crew:
@@ -78,19 +82,36 @@ def replay(
                 if not crew.feed(batch, sampler.take(batch)):
                     break
                 progress(len(batch.op))
+        totals = checked.totals()
+        warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
+        runs = [runner.finish(totals, sampler, warnings) for runner in runners]
+        _compare_settings(runners, runs)
     except BaseException:
         for runner in runners:
             runner.abandon()
         raise
-    totals = checked.totals()
-    warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
+    finally:
+        for runner in runners:
+            runner.close()
+    if all(runner.failure is not None for runner in runners):
+        raise AllocatorError(runners[0].failure)
     trace = {
         "path": path,
         "digest": reader.metadata.get("digest"),
         "synthetic": reader.metadata.get("synthetic", False),
         **totals,
     }
-    return TraceRuns(trace, [runner.finish(totals, sampler, warnings) for runner in runners])
+    return TraceRuns(trace, runs)
+
+
+def _compare_settings(runners: Sequence[_Runner], runs: Sequence[Run]) -> None:
+    """Let each real library say whether the model beside it has other settings than it."""
+    for real, run in zip(runners, runs, strict=True):
+        if run.models is None or not hasattr(real.allocator, "differs_from"):
+            continue
+        for model in runs:
+            if model.allocator == run.models and (text := real.allocator.differs_from(model.options)):
+                run.warnings.append(f"{run.label}: {text}")
 
 
 def _usable_cores() -> int:
@@ -136,6 +157,9 @@ class _Crew:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         is_interrupted = kind is not None and not issubclass(kind, Exception)
+        if is_interrupted:
+            for worker in self._workers:
+                worker.runner.close()  # One that waits for another process stops waiting.
         for worker in self._workers:
             worker.stop(at_once=is_interrupted)
         for worker in self._workers:
@@ -161,7 +185,7 @@ class _Worker(threading.Thread):
         self.waiting: Queue[tuple[EventBatch, NDArray[np.int64]] | None] = Queue(_WAITING_BATCHES)
         self.done_batches = 0
         self.fault: BaseException | None = None
-        self._runner = runner
+        self.runner = runner
         self._drops = False
 
     def stop(self, at_once: bool) -> None:
@@ -175,7 +199,7 @@ class _Worker(threading.Thread):
             if self.fault is not None or self._drops:
                 continue
             try:
-                self._runner.feed(*given)
+                self.runner.feed(*given)
                 self.done_batches += 1
             except BaseException as fault:
                 self.fault = fault
@@ -221,45 +245,75 @@ class _Runner:
 
     def __init__(self, spec: Spec, settings: Settings) -> None:
         self.spec = spec
-        self.allocator = spec.create()
+        self.kind: str = getattr(spec.factory, "kind", "model")
+        self.failure: str | None = None  # Of a real library, which then does no more.
+        self.allocator: Any = None
         self.floor = Footprint()
-        self._stats_text = settings.stats_text and hasattr(self.allocator, "stats_text")
         self._samples: list[NDArray[np.int64]] = []
-        self._placements = (
-            PlacementsWriter(settings.placements, self.allocator) if settings.placements else None
-        )
+        self._placements: PlacementsWriter | None = None
+        if self.kind == "library":
+            with self._keeping_others():
+                self.allocator = spec.create()
+        else:
+            self.allocator = spec.create()
+        self._stats_text = settings.stats_text and hasattr(self.allocator, "stats_text")
+        if settings.placements and self.failure is None:
+            self._placements = PlacementsWriter(settings.placements, self.allocator)
+
+    @contextmanager
+    def _keeping_others(self) -> Iterator[None]:
+        """Name the allocator in a fault; one of a real library ends its run and no other."""
+        try:
+            yield
+        except Exception as error:
+            what = "" if isinstance(error, HarnessError) else "the allocator failed: "
+            text = f"{self.spec.label}: {what}{error}"
+            if self.kind == "library" and not isinstance(error, TraceError):
+                self.failure = text
+                self.close()
+                return
+            kind = type(error) if isinstance(error, HarnessError) else AllocatorError
+            raise kind(text) from error
 
     def start(self) -> None:
         """Take the floor: the footprint before the first event."""
-        rows = self._feed(_NO_EVENTS, np.zeros(1, np.int64))
-        self.floor = _footprint(rows[0].tolist())
+        if self.failure is None:
+            with self._keeping_others():
+                rows = self.allocator.feed(_NO_EVENTS, np.zeros(1, np.int64))
+                self.floor = _footprint(rows[0].tolist())
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> None:
         """Replay the next batch."""
-        rows = self._feed(batch, stops)
-        if len(rows):  # A long trace has many batches and no more samples than a short one.
-            self._samples.append(rows)
+        if self.failure is not None:
+            return
+        with self._keeping_others():
+            rows = self.allocator.feed(batch, stops)
+            if len(rows):  # A long trace has many batches and no more samples than a short one.
+                self._samples.append(rows)
         if self._placements is not None:
             self._placements.flush()
-
-    def _feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
-        try:
-            rows: NDArray[np.int64] = self.allocator.feed(batch, stops)
-        except HarnessError as error:
-            raise type(error)(f"{self.spec.label}: {error}") from error
-        except Exception as error:
-            raise AllocatorError(f"{self.spec.label}: the allocator failed: {error}") from error
-        return rows
 
     def abandon(self) -> None:
         """Leave no half-written file."""
         if self._placements is not None:
             self._placements.abandon()
 
+    def close(self) -> None:
+        """Let an allocator that has more than memory end it: processes, files."""
+        if hasattr(self.allocator, "close"):
+            self.allocator.close()
+
     def finish(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
         """Return the run."""
         if self._placements is not None:
             self._placements.commit()
+        run = None
+        if self.failure is None:
+            with self._keeping_others():
+                run = self._run(totals, sampler, warnings)
+        return self._failed_run(totals) if run is None else run
+
+    def _run(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
         result: dict[str, Any] = self.allocator.result()
         floor = self.floor._asdict()
         if not totals["events"]:
@@ -267,20 +321,41 @@ class _Runner:
             result["peak_committed"] = metrics.committed_bytes(floor)
         warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
         return Run(
-            allocator=self.spec.name,
-            label=self.spec.label,
-            description=description_of(self.spec.factory),
-            version=self.allocator.version,
-            kind=getattr(self.allocator, "kind", "model"),
-            options=self.spec.options,
+            **self._identity(),
             summary=metrics.summary(totals, result, floor),
             footprint={"floor": floor, "peak": result["peak_footprint"], "end": result["end_footprint"]},
             counters=result["counters"],
             classes=metrics.with_shares(result["classes"]),
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
+            timing=result.get("timing"),
             stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
+
+    def _failed_run(self, totals: dict[str, int]) -> Run:
+        nothing = dict.fromkeys(Footprint._fields)
+        result = {**metrics.UNKNOWN_RESULT, "peak_footprint": nothing, "end_footprint": nothing}
+        return Run(
+            **self._identity(),
+            summary=metrics.summary(totals, result, nothing),
+            footprint={"floor": nothing, "peak": nothing, "end": nothing},
+            counters={},
+            classes=[],
+            samples={},
+            warnings=[],
+            failure=self.failure,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "allocator": self.spec.name,
+            "label": self.spec.label,
+            "description": description_of(self.spec.factory),
+            "version": (self.spec.factory if self.allocator is None else self.allocator).version,
+            "kind": self.kind,
+            "options": self.spec.options,
+            "models": getattr(self.spec.factory, "models", None),
+        }
 
     def _assumed(self, totals: dict[str, int], result: dict[str, Any]) -> list[str]:
         """Say what the allocator could not do as the trace asks."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tabulate
 
+from harness import metrics
 from harness.results import Environment, Run, TraceRuns
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def count_text(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:,.0f}"
 
 
+def ns_text(value: float | None) -> str:
+    """Return nanoseconds as people read them."""
+    return _NOTHING if value is None else f"{value:,.1f} ns"
+
+
 # What the first table shows: heading, metric, unit.
 _SUMMARY: list[tuple[str, str, Cell]] = [
     ("peak requested", "peak_requested_bytes", bytes_text),
@@ -67,6 +73,13 @@ _SUMMARY: list[tuple[str, str, Cell]] = [
     ("fragmentation: mean / mean", "fragmentation_mean", ratio_text),
     ("fragmentation at peak requested", "fragmentation_at_peak_requested", ratio_text),
     ("committed before the first event", "floor_committed_bytes", bytes_text),
+]
+
+# Below them, where a backend has asked the kernel.
+_RESIDENT: list[tuple[str, str]] = [
+    ("resident: peak", "peak_resident_bytes"),
+    ("resident: at the end", "end_resident_bytes"),
+    ("resident before the first event", "floor_resident_bytes"),
 ]
 
 # The second part: where the bytes are at the first event of most committed memory.
@@ -105,11 +118,25 @@ def comparison_csv(results: Sequence[TraceRuns]) -> str:
             }
             row |= {f"option.{name}": value for name, value in run.options.items()}
             row |= run.summary
+            row |= {f"timing.{name}": value for name, value in _flat(run.timing or {}).items()}
             for moment, parts in run.footprint.items():
                 row |= {f"{moment}.{name}_bytes": value for name, value in parts.items()}
             row |= {f"counter.{name}": value for name, value in run.counters.items()}
+            if run.failure is not None:
+                row["failure"] = run.failure
             rows.append(row)
     return rows_csv(rows)
+
+
+def _flat(timing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured of time as columns, those of an op or a percentile by two names."""
+    columns: dict[str, Any] = {}
+    for name, value in timing.items():
+        if isinstance(value, Mapping):
+            columns |= {f"{name}.{inner}": number for inner, number in value.items()}
+        else:
+            columns[name] = value
+    return columns
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -202,9 +229,13 @@ def _trace_tables(result: TraceRuns, form: str) -> list[str]:
     trace, runs = result.trace, result.runs
     texts = [_trace_line(trace), _summary_table(runs, form)]
     legend = "\n".join(
-        f"{'- ' if form == 'markdown' else '  '}{run.label}: {run.description}" for run in runs
+        f"{'- ' if form == 'markdown' else '  '}{run.label}: {run.description}"
+        + (f" ({run.version})" if run.kind == "library" and run.failure is None else "")
+        for run in runs
     )
     texts.append(legend)
+    texts += [f"failed: {run.failure}" for run in runs if run.failure is not None]
+    texts += [_pair_text(model, real, form) for model, real in result.pairs()]
     for run in runs:
         if run.classes:
             texts.append(_classes_text(run, form))
@@ -228,8 +259,12 @@ def _trace_line(trace: Mapping[str, Any]) -> str:
 
 
 def _summary_table(runs: Sequence[Run], form: str) -> str:
-    cells = [["", *(run.kind for run in runs)]]
+    cells = [["", *("failed" if run.failure is not None else run.kind for run in runs)]]
     cells += [[heading, *(text(run.summary[name]) for run in runs)] for heading, name, text in _SUMMARY]
+    for heading, name in _RESIDENT:
+        values = [run.summary[name] for run in runs]
+        if any(value is not None for value in values):
+            cells.append([heading, *(bytes_text(value) for value in values)])
     cells.append(["at peak committed:", *("" for _ in runs)])
     committed = [run.summary["peak_committed_bytes"] for run in runs]
     requested = [_requested_at_peak(run) for run in runs]
@@ -248,7 +283,58 @@ def _summary_table(runs: Sequence[Run], form: str) -> str:
     cells.append(["front-end hits", *(percent_text(run.summary["front_end_hit_rate"]) for run in runs)])
     if any("gc_cycles" in run.counters for run in runs):
         cells.append(["GC cycles", *(count_text(run.counters.get("gc_cycles")) for run in runs)])
+    cells += _timing_rows([run.timing for run in runs])
     return table(cells, ["", *(run.label for run in runs)], form, left=1)
+
+
+def _timing_rows(timings: Sequence[Mapping[str, Any] | None]) -> list[list[str]]:
+    """Return the rows on time: what an event costs, how sure that is, and of what it is made."""
+
+    def row(heading: str, cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+        return [heading, *(_NOTHING if timing is None else cell(timing) for timing in timings)]
+
+    def inner(name: str, key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda timing: ns_text((timing.get(name) or {}).get(key))
+
+    known = [timing for timing in timings if timing is not None]
+    if not known:
+        return []
+    rows = [
+        row("ns an event", lambda t: f"{ns_text(t['ns_per_event'])} ({t['kind']})"),
+        row("· least and most", lambda t: f"{t['low']:,.1f} to {t['high']:,.1f}"),
+    ]
+    if any(timing.get("driver_ns_per_event") is not None for timing in known):
+        rows.append(row("· driver's own, taken off", lambda t: ns_text(t.get("driver_ns_per_event"))))
+    for name, heading in (("ns_by_op", "· {} alone"), ("latency_ns", "· latency, {}")):
+        keys = dict.fromkeys(key for timing in known for key in timing.get(name) or ())
+        rows += [row(heading.format(key), inner(name, key)) for key in keys]
+    return rows
+
+
+def _pair_text(model: Run, real: Run, form: str) -> str:
+    """Return how far a model is from what it models: committed bytes over the same samples, and time."""
+    modelled, measured = (metrics.over_samples(run.samples) for run in (model, real))
+    rows = [
+        _difference(heading, modelled[name], measured[name], bytes_text)
+        for heading, name in (
+            ("peak committed, over samples", "peak_committed_bytes"),
+            ("mean committed, over samples", "mean_committed_bytes"),
+        )
+    ]
+    if model.timing is not None and real.timing is not None:
+        costs = (model.timing["ns_per_event"], real.timing["ns_per_event"])
+        rows.append(_difference("ns an event, modelled and measured", *costs, ns_text))
+    return f"{model.label} beside what it models\n\n" + table(
+        rows, ["", model.label, real.label, "difference"], form, left=1
+    )
+
+
+def _difference(heading: str, model: float | None, real: float | None, text: Cell) -> list[str]:
+    if model is None or not real:
+        said = _NOTHING
+    else:
+        said = "equal" if model == real else f"{100 * (model / real - 1):+.2f} %"
+    return [heading, text(model), text(real), said]
 
 
 def _requested_at_peak(run: Run) -> int | float | None:

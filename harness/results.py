@@ -33,6 +33,11 @@ class Run:
     classes: list[dict[str, Any]]  # At the sample with the most committed bytes.
     samples: dict[str, list[int | None]]
     warnings: list[str]
+    timing: dict[str, Any] | None = (
+        None  # Nanoseconds an event, "measured" or "modelled", as the backend says.
+    )
+    models: str | None = None  # The allocator whose model is of what this run measured.
+    failure: str | None = None  # Why a real library has no numbers.
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
 
@@ -42,6 +47,15 @@ class TraceRuns:
 
     trace: dict[str, Any]
     runs: list[Run]
+
+    def pairs(self) -> list[tuple[Run, Run]]:
+        """Return each model beside the real thing that it is of, where both have numbers."""
+        return [
+            (model, real)
+            for real in self.runs
+            for model in self.runs
+            if real.models == model.allocator and real.failure is None and model.failure is None
+        ]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What tests of real libraries share: whether there is one, and a program that uses it."""
+"""What tests of real libraries share: whether they are there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pytest
 
 from allocators.library import find_tcmalloc
+from harness.allocator import find
 from harness.errors import AllocatorError
 
 
@@ -15,6 +16,20 @@ def needs_tcmalloc() -> str:
     try:
         return str(find_tcmalloc())
     except AllocatorError as missing:
-        if os.environ.get("CI"):
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        return _miss(missing)
+
+
+def needs_library(name: str) -> str:
+    """Return the name of an allocator whose library is installed; without it fail in CI, skip elsewhere."""
+    try:
+        (spec,) = find(f"{name}:timing=off")
+        spec.create().close()
+    except AllocatorError as missing:
+        return _miss(missing)
+    return name
+
+
+def _miss(missing: AllocatorError) -> str:
+    if os.environ.get("CI"):
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))

@@ -135,7 +135,7 @@ def give_up_roots_eyes():
 
 def test_an_unknown_allocator_is_one_line(trace):
     fails_with(
-        harness("replay", trace, "-a", "gone"), "'gone' is no allocator; there are go, ideal, tcmalloc"
+        harness("replay", trace, "-a", "gone"), "'gone' is no allocator; there are glibc, go, ideal, jemalloc,"
     )
 
 

@@ -13,7 +13,7 @@ PARTS = dict.fromkeys(
 
 
 def a_run(label, peak):
-    summary = dict.fromkeys([name for _, name, _ in report._SUMMARY], None)
+    summary = dict.fromkeys([row[1] for row in (*report._SUMMARY, *report._RESIDENT)], None)
     summary |= {
         "peak_committed_bytes": peak,
         "waste_bytes": peak - 512,

@@ -1,4 +1,4 @@
-"""Finds a real library, and builds the driver that replays a trace into it, cached by all that goes in."""
+"""Finds real libraries, and builds the programs that replay a trace into them, cached by all that goes in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import AllocatorError
 
@@ -27,6 +28,15 @@ _FLAGS = (
 _LIBRARY = "libtcmalloc_minimal.so.4"
 
 
+def find_library(name: str) -> Path | None:
+    """Return the shared library that the dynamic linker knows by a name like ``libjemalloc.so.2``."""
+    for line in _linker_cache().splitlines():
+        known, _, found = line.partition("=>")
+        if known.split(" ")[0].strip() == name and Path(found.strip()).is_file():
+            return Path(found.strip())
+    return None
+
+
 def find_tcmalloc(path: str | None = None) -> Path:
     """Return the shared library of a path, or the installed libtcmalloc_minimal.
 
@@ -36,29 +46,41 @@ def find_tcmalloc(path: str | None = None) -> Path:
         if not Path(path).is_file():
             raise AllocatorError(f"{path}: there is no such library")
         return Path(path).resolve()
-    for line in _linker_cache().splitlines():
-        name, _, found = line.partition("=>")
-        if name.split(" ")[0].strip() == _LIBRARY and Path(found.strip()).is_file():
-            return Path(found.strip())
-    raise AllocatorError(f"gperftools' TCMalloc ({_LIBRARY}) is not installed; {_REMEDY}")
+    found = find_library(_LIBRARY)
+    if found is None:
+        raise AllocatorError(f"gperftools' TCMalloc ({_LIBRARY}) is not installed; {_REMEDY}")
+    return found
 
 
-def build_driver() -> Path:
-    """Return the driver; AllocatorError where there is no compiler, or gperftools' headers are missing."""
+# The programs, by name: what models are held against, what is measured, what is timed.
+_PROGRAMS = {
+    "conform": ("driver.cpp", "tcmalloc.cpp"),
+    "measure": ("driver.cpp", "measured.cpp"),
+    "time": ("timing.cpp",),
+}
+
+
+def build_driver(program: Literal["conform", "measure", "time"] = "conform") -> Path:
+    """Return a program of the folder driver.
+
+    AllocatorError where there is no compiler, or for `conform` where gperftools' headers are missing.
+    """
     compiler = _compiler()
-    sources = sorted(DRIVER.glob("*.[ch]pp"))
+    sources = [DRIVER / name for name in _PROGRAMS[program]]
     digest = hashlib.sha256(repr((compiler, _version(compiler), _FLAGS)).encode())
-    for source in sources:
+    for source in (*sources, *sorted(DRIVER.glob("*.hpp"))):
         digest.update(source.read_bytes())
-    built = _cache_folder() / f"driver-{digest.hexdigest()[:16]}"
+    built = _cache_folder() / f"{program}-{digest.hexdigest()[:16]}"
     if built.exists():
         return built
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        output = Path(folder) / "driver"
-        units = [str(source) for source in sources if source.suffix == ".cpp"]
+        output = Path(folder) / program
         done = subprocess.run(
-            [compiler, *_FLAGS, *units, "-o", str(output)], capture_output=True, text=True, check=False
+            [compiler, *_FLAGS, *map(str, sources), "-o", str(output), "-ldl"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0 and "gperftools/" in done.stderr and "No such file" in done.stderr:
             raise AllocatorError(f"gperftools' headers are not installed; {_REMEDY}")

@@ -23,6 +23,15 @@ _TOUCHES = {"none": 0, "first": 1, "whole": 2}
 
 _DEFAULT_PAGE_BYTES = 8 << 10
 
+_OLDEST_MINOR, _NEWEST_MINOR = 10, 18
+
+# What the library does where nobody has set TCMALLOC_TRANSFER_NUM_OBJ (gperftools 2.10, common.h:
+# kDefaultTransferNumObjecs).
+_INSTALLED_TRANSFER_NUM_OBJECTS = 32
+
+# What like=installed takes from the library.
+_FROM_THE_LIBRARY = {"version": "2.18", "page_size": 8 << 10, "alignment": 16, "transfer_num_objects": 512}
+
 # A heap's address on x86-64 Linux: above the first metadata chunk, and room for the heap to grow.
 _LOWEST_HEAP_BASE = 1 << 24
 _HEAP_BASE_LIMIT = 1 << 47
@@ -37,6 +46,7 @@ class Tcmalloc(NativeAllocator):
     def __init__(
         self,
         *,
+        like: Literal["options", "installed"] = "options",
         version: Literal["2.10", "2.11", "2.12", "2.13", "2.14", "2.15", "2.16", "2.17", "2.18"] = "2.18",
         page_size: Bytes = Bytes(8 << 10),
         alignment: Literal[8, 16] = 16,
@@ -49,6 +59,22 @@ class Tcmalloc(NativeAllocator):
         heap_limit_mb: int = 0,
         heap_base: int = _HEAP_BASE,
     ) -> None:
+        if like == "installed":
+            given = {
+                "version": version,
+                "page_size": page_size,
+                "alignment": alignment,
+                "transfer_num_objects": transfer_num_objects,
+            }
+            if given != _FROM_THE_LIBRARY:
+                names = ", ".join(_FROM_THE_LIBRARY)
+                raise AllocatorError(f"tcmalloc: like=installed says already what these are: {names}")
+            installed = like_installed()
+            release: str = installed["version"]
+            page_size, alignment = installed["page_size"], installed["alignment"]
+            transfer_num_objects = installed["transfer_num_objects"]
+        else:
+            release = version
         if page_size not in _PAGE_SIZES:
             sizes = ", ".join(f"{size >> 10}KiB" for size in _PAGE_SIZES)
             raise AllocatorError(f"tcmalloc: page_size={page_size} is none of {sizes}")
@@ -61,7 +87,7 @@ class Tcmalloc(NativeAllocator):
             raise AllocatorError(f"tcmalloc: heap_base={heap_base} is no multiple of {multiple}")
         _check_rate(release_rate)
         options = _Options()
-        options.minor = int(version.removeprefix("2."))
+        options.minor = int(release.removeprefix("2."))
         options.page_shift = page_size.bit_length() - 1
         options.min_alignment = alignment
         options.transfer_num_objects = transfer_num_objects
@@ -75,7 +101,7 @@ class Tcmalloc(NativeAllocator):
         # Pages are aligned: with larger ones the library leaves a gap below its first.
         options.heap_base = -(-heap_base // page_size) * page_size
         super().__init__(_Tcmalloc(options=options))
-        self.version = f"gperftools {version}"
+        self.version = f"gperftools {release}"
         self._page_bytes = page_size
         self._has_minimum_property = options.minor >= 16
 
@@ -168,6 +194,35 @@ class Tcmalloc(NativeAllocator):
                 rows.append(_size_class(number, each, below_bytes))
             below_bytes = each.object_bytes
         return rows
+
+
+def modelled_release(version: str) -> str:
+    """Return the release that models a library of this version; AllocatorError for one older than 2.10.
+
+    A release newer than the model is held against the newest that it knows.
+    """
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) < (2, _OLDEST_MINOR):
+        raise AllocatorError(
+            f"this library is gperftools {version}; the model knows 2.{_OLDEST_MINOR} and later"
+        )
+    return f"2.{min(minor, _NEWEST_MINOR) if major == 2 else _NEWEST_MINOR}"
+
+
+def like_installed() -> dict[str, Any]:
+    """Return the options of a model that is to do what the installed library does by itself.
+
+    AllocatorError where none is installed, or one older than the model.
+    """
+    from allocators.library import about_tcmalloc
+
+    about = about_tcmalloc()
+    return {
+        "version": modelled_release(about.version.split()[-1]),
+        "page_size": Bytes(about.page_size),
+        "alignment": about.alignment,
+        "transfer_num_objects": _INSTALLED_TRANSFER_NUM_OBJECTS,
+    }
 
 
 def _size_class(number: int, each: Any, below_bytes: int) -> dict[str, int | float]:

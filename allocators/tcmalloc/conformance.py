@@ -14,22 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocators.library import UNMOVED, LibraryProcess, find_tcmalloc
+from allocators.library.backend import TCMALLOC_VARIABLES
 from harness.allocator import REALLOC, EventBatch, options_of
 from harness.conform import Call, State
 from harness.errors import AllocatorError
 
-from . import Tcmalloc
-
-_OLDEST_MINOR, _NEWEST_MINOR = 10, 18
-
-# The environment variable that an option stands for (gperftools, docs/tcmalloc.adoc).
-_SETTINGS = {
-    "transfer_num_objects": "TCMALLOC_TRANSFER_NUM_OBJ",
-    "release_rate": "TCMALLOC_RELEASE_RATE",
-    "max_total_thread_cache_bytes": "TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES",
-    "aggressive_decommit": "TCMALLOC_AGGRESSIVE_DECOMMIT",
-    "heap_limit_mb": "TCMALLOC_HEAP_LIMIT_MB",
-}
+from . import Tcmalloc, modelled_release
 
 # What a table of results shows and the library counts too: counters by property, a class's bytes by list.
 _COUNTED = {
@@ -86,23 +76,10 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     defaults = {option.name: option.default for option in options_of(Tcmalloc)}
     return {
         variable: str(int(value) if isinstance(value, bool) else value)
-        for name, variable in _SETTINGS.items()
+        for name, variable in TCMALLOC_VARIABLES.items()
         # The model's default is another than the library's, the documented classes.
         if (value := options[name]) != defaults[name] or name == "transfer_num_objects"
     }
-
-
-def modelled_release(version: str) -> str:
-    """Return the release that models a library of this version; AllocatorError for one older than 2.10.
-
-    A release newer than the model is held against the newest that it knows.
-    """
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if (major, minor) < (2, _OLDEST_MINOR):
-        raise AllocatorError(
-            f"this library is gperftools {version}; the model knows 2.{_OLDEST_MINOR} and later"
-        )
-    return f"2.{min(minor, _NEWEST_MINOR) if major == 2 else _NEWEST_MINOR}"
 
 
 class Model:

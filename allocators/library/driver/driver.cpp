@@ -5,7 +5,10 @@
 // each other; consecutive events of a thread need no hand-over, and a thread that ends is joined before the
 // next event. Number 0 is the main thread. Nothing here allocates, but for what starting a thread needs.
 //
-//   driver none|first|whole [resident]     what the program touches of its blocks; whether pages are counted
+//   driver ANSWERS none|first|pages|whole [resident]
+//
+// ANSWERS is the descriptor that answers go to, then what the program touches of its blocks, and whether
+// pages are counted.
 #include <fcntl.h>
 #include <link.h>
 #include <linux/futex.h>
@@ -33,7 +36,7 @@ void append(Text& text, std::uint64_t number) {
 
 namespace {
 
-enum class Touch { kNone, kFirst, kWhole };
+enum class Touch { kNone, kFirst, kPages, kWhole };
 
 // Whose turn it is: a thread waits for its own, and gives another one its.
 class Turn {
@@ -82,10 +85,10 @@ std::size_t record_count = 0;
 std::size_t cursor = 0;
 Call* pending_call = nullptr;
 Touch touch = Touch::kNone;
+std::uint64_t live_bytes = 0;
+std::uint64_t failures = 0;
 
-// Enough for a memset and the library's own frames. glibc keeps the stacks of ended threads, and with each
-// the vector of its TLS modules, up to 40 MiB of stacks.
-constexpr std::size_t kStackBytes = 64 << 10;
+constexpr std::uint64_t kPageBytes = 4096;
 
 void* allocate(const Record& record) {
   if (record.alignment_log2 > 3) {
@@ -96,13 +99,20 @@ void* allocate(const Record& record) {
   return record.op == Op::kCalloc ? calloc(1, record.size) : malloc(record.size);
 }
 
+std::uint64_t address_of(const void* block) { return reinterpret_cast<std::uint64_t>(block); }
+
 void touch_block(void* block, std::uint64_t size) {
   if (block == nullptr || size == 0) return;
-  if (touch == Touch::kFirst) *static_cast<volatile char*>(block) = 1;
-  if (touch == Touch::kWhole) std::memset(block, 1, size);
+  if (touch == Touch::kWhole) {
+    std::memset(block, 1, size);
+  } else if (touch != Touch::kNone) {
+    auto* const bytes = static_cast<volatile char*>(block);
+    bytes[0] = 1;
+    if (touch == Touch::kFirst) return;
+    const std::uint64_t into_page = address_of(block) % kPageBytes;
+    for (std::uint64_t at = kPageBytes - into_page; at < size; at += kPageBytes) bytes[at] = 1;
+  }
 }
-
-std::uint64_t address_of(const void* block) { return reinterpret_cast<std::uint64_t>(block); }
 
 std::uint64_t carry_out(const Record& record) {
   switch (record.op) {
@@ -110,19 +120,25 @@ std::uint64_t carry_out(const Record& record) {
     case Op::kCalloc: {
       void* const block = allocate(record);
       blocks[record.slot] = block;
+      failures += block == nullptr;
+      live_bytes += held_bytes(block);
       touch_block(block, record.size);
       return address_of(block);
     }
     case Op::kRealloc: {
       const std::uint64_t before = address_of(blocks[record.slot]);
+      const std::uint64_t held_before = held_bytes(blocks[record.slot]);
       // A trace's realloc is never a free.
       void* const block = realloc(blocks[record.slot], record.size == 0 ? 1 : record.size);
+      failures += block == nullptr;
       if (block == nullptr) return 0;  // The old block stands.
       blocks[record.slot] = block;
+      live_bytes += held_bytes(block) - held_before;
       touch_block(block, record.size);
       return address_of(block) == before ? kUnmoved : address_of(block);
     }
     case Op::kFree:
+      live_bytes -= held_bytes(blocks[record.slot]);
       free(blocks[record.slot]);
       blocks[record.slot] = nullptr;
       return 0;
@@ -169,11 +185,12 @@ void* thread_main(void* argument) {
 void start_thread(std::uint16_t number) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, kStackBytes);
+  before_thread(number, attributes);
   void* const argument = reinterpret_cast<void*>(std::uintptr_t{number});
   if (pthread_create(&threads[number].handle, &attributes, thread_main, argument) != 0) {
     die("the operating system refused to start another thread");
   }
+  after_thread();
   pthread_attr_destroy(&attributes);
   threads[number].alive = true;
 }
@@ -208,7 +225,17 @@ void replay(const Frame& frame) {
     // Whoever gave the turn back, only the thread of the last event can have ended.
     if (cursor > 0) join_ended(records[cursor - 1].thread);
   }
+}
+
+void replay_and_answer(const Frame& frame) {
+  replay(frame);
   write_all(answers.data(), record_count * sizeof(std::uint64_t));
+}
+
+void feed(const Frame& frame) {
+  failures = 0;
+  replay(frame);
+  write_all(&failures, sizeof failures);
 }
 
 void carry_out_call(const Frame& frame) {
@@ -267,7 +294,7 @@ void send_state(bool counts_resident) {
   numbers.clear();
   text.clear();
   ranges.clear();
-  read_state(numbers, ranges, text);
+  read_state(live_bytes, numbers, ranges, text);
   const std::uint64_t resident = counts_resident ? resident_bytes(ranges) : 0;
   const std::uint64_t lengths[] = {numbers.bytes(), ranges.bytes(), text.bytes(), sizeof resident};
   write_all(lengths, sizeof lengths);
@@ -308,9 +335,13 @@ int main(int count, char** arguments) {
   using namespace driver;
   fix_addresses(arguments);
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
-  const std::string_view policy = count > 1 ? arguments[1] : "none";
-  touch = policy == "whole" ? Touch::kWhole : policy == "first" ? Touch::kFirst : Touch::kNone;
-  const bool counts_resident = count > 2;
+  if (count < 3) die("usage: driver ANSWERS TOUCH [resident]");
+  answer_pipe = std::atoi(arguments[1]);
+  const std::string_view policy = arguments[2];
+  if (policy == "first") touch = Touch::kFirst;
+  if (policy == "pages") touch = Touch::kPages;
+  if (policy == "whole") touch = Touch::kWhole;
+  const bool counts_resident = count > 3;
   static Text about;
   describe(about);
   append(about, thread_vector_bytes());
@@ -321,7 +352,10 @@ int main(int count, char** arguments) {
   for (Frame frame; read_all(&frame, sizeof frame);) {
     switch (frame.kind) {
       case Frame::Kind::kReplay:
-        replay(frame);
+        replay_and_answer(frame);
+        break;
+      case Frame::Kind::kFeed:
+        feed(frame);
         break;
       case Frame::Kind::kStartThread: {
         start_thread(static_cast<std::uint16_t>(frame.count));

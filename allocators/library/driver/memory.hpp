@@ -1,4 +1,5 @@
-// Memory, input and output without malloc: the driver must add no allocation to those of the trace.
+// Memory, input and output without malloc: the driver must add no allocation to those of the trace. What it
+// holds itself is on a list, so that it can be left out where a process's memory is counted.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,6 +17,15 @@ namespace driver {
   _exit(3);
 }
 
+struct OwnRegion {
+  char* data;
+  std::size_t bytes;
+};
+
+// Everything that Array holds, in no order.
+inline OwnRegion own_regions[64];
+inline std::size_t own_region_count = 0;
+
 // An array of zeroes that can grow, straight from the operating system. It never shrinks.
 template <typename T>
 class Array {
@@ -25,12 +35,18 @@ class Array {
     std::size_t bytes = count * sizeof(T);
     if (bytes < 2 * capacity_ * sizeof(T)) bytes = 2 * capacity_ * sizeof(T);
     bytes = (bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes;
-    void* const memory = data_ == nullptr ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-                                          : mremap(data_, capacity_ * sizeof(T), bytes, MREMAP_MAYMOVE);
+    const bool is_new = data_ == nullptr;
+    void* const memory = is_new ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                                : mremap(data_, capacity_ * sizeof(T), bytes, MREMAP_MAYMOVE);
     if (memory == MAP_FAILED) die("no memory left for the driver's own tables");
+    if (is_new) {
+      if (own_region_count == sizeof own_regions / sizeof own_regions[0]) die("too many tables");
+      region_ = &own_regions[own_region_count++];
+    }
     data_ = static_cast<T*>(memory);
     capacity_ = bytes / sizeof(T);
+    *region_ = {static_cast<char*>(memory), bytes};
   }
 
   // Only of types whose size divides a chunk's, so that the capacity is exact.
@@ -55,6 +71,7 @@ class Array {
   T* data_ = nullptr;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
+  OwnRegion* region_ = nullptr;
 };
 
 // False at the end of the input.
@@ -70,10 +87,13 @@ inline bool read_all(void* data, std::size_t bytes) {
   return true;
 }
 
+// Where the parent reads: a pipe of its own, since a library may print to its standard output.
+inline int answer_pipe = -1;
+
 inline void write_all(const void* data, std::size_t bytes) {
   const auto* at = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t put = write(STDOUT_FILENO, at, bytes);
+    const ssize_t put = write(answer_pipe, at, bytes);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) _exit(4);  // The parent has gone; there is nobody to tell.
     at += put;

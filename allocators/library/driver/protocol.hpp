@@ -14,6 +14,7 @@ struct Frame {
     kStartThread = 2,  // Thread `count`. Answer: 1.
     kCall = 3,         // On thread `count`, a text of `argument` bytes. Answer: 1, or 0 if it is refused.
     kState = 4,  // Answer: four lengths in bytes, then as much of numbers, ranges, text, resident pages.
+    kFeed = 5,   // As kReplay; the answer is one word, how many allocations failed.
   };
   Kind kind;
   std::uint32_t count;

@@ -89,6 +89,7 @@ void append_free_lists(Text& numbers) {
 
 }  // namespace
 
+// Version, page size and alignment. Dies where the loaded malloc is not this library's.
 void describe(Text& text) {
   if (extension == nullptr || tc_version == nullptr || tc_nallocx == nullptr) {
     die("the preloaded library is not gperftools' TCMalloc");
@@ -128,7 +129,17 @@ bool call(std::string_view name, std::string_view first_argument, std::string_vi
 
 void end_main_thread() { extension()->MarkThreadIdle(); }
 
-void read_state(Text& numbers, Array<Range>& ranges, Text& text) {
+std::uint64_t held_bytes(void*) { return 0; }
+
+// Enough for a memset and the library's own frames. glibc keeps the stacks of ended threads, and with each
+// the vector of its TLS modules, up to 40 MiB of stacks.
+void before_thread(std::uint16_t, pthread_attr_t& attributes) {
+  pthread_attr_setstacksize(&attributes, std::size_t{64} << 10);
+}
+
+void after_thread() {}
+
+void read_state(std::uint64_t, Text& numbers, Array<Range>& ranges, Text& text) {
   for (const char* name : kProperties) {
     std::size_t value = 0;
     if (!extension()->GetNumericProperty(name, &value)) continue;

@@ -210,7 +210,7 @@ def test_resident_pages_are_those_that_were_touched(start, touch, pages):
 
 def test_a_process_that_dies_is_told_in_one_line(start):
     process = start()
-    os.kill(process._child.pid, signal.SIGKILL)
+    os.kill(process._child._process.pid, signal.SIGKILL)
     with pytest.raises(AllocatorError, match=r"driver's process was ended by SIGKILL$"):
         process.replay(events((ALLOC, 0, 0, 8)))
 
