@@ -234,8 +234,7 @@ def replay(
     # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from harness.allocator import find
-    from harness.replay import Settings
-    from harness.replay import replay as run
+    from harness.replay import Settings, replay_all
     from harness.results import Environment, TraceRuns
     from harness.trace import BATCH_EVENTS
 
@@ -255,12 +254,11 @@ def replay(
     faults: list[HarnessError] = []
     environment = Environment()
     begin = time.perf_counter()
-    for trace in traces:
-        try:
-            with _progress(trace) as progress:
-                results.append(run(trace, specs, settings, progress))
-        except HarnessError as error:
-            faults.append(error)  # The other traces' results are kept.
+    for outcome in replay_all(traces, specs, settings, _progress):
+        if isinstance(outcome, TraceRuns):
+            results.append(outcome)
+        else:
+            faults.append(outcome)  # The other traces' results are kept.
     environment.seconds = time.perf_counter() - begin
     events = sum(result.trace["events"] for result in results) * len(specs)
     if environment.seconds > 0 and events:

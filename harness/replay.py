@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from queue import Queue
 from typing import Any, Self
 
@@ -102,6 +105,44 @@ def replay(
         **totals,
     }
     return TraceRuns(trace, runs)
+
+
+def replay_all(
+    paths: Sequence[str],
+    specs: Sequence[Spec],
+    settings: Settings = _DEFAULTS,
+    progress: Callable[[str], AbstractContextManager[Progress]] = lambda path: nullcontext(unnoticed),
+) -> Iterator[TraceRuns | HarnessError]:
+    """Replay several traces; yield in their order the runs of each, or its fault.
+
+    Traces have processes of their own where there are cores for more than one at a time. `progress` is called
+    with each path that is replayed here, and makes what replay() takes.
+    """
+    at_once = min(len(paths), _traces_at_once(specs))
+    if at_once < 2:
+        for path in paths:
+            with progress(path) as told:
+                yield _replay_or_fault(path, specs, settings, told)
+        return
+    # Spawned: a copy of a process with threads may copy a lock that one of them holds.
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_replay_or_fault, paths, repeat(specs), repeat(settings))
+
+
+def _replay_or_fault(
+    path: str, specs: Sequence[Spec], settings: Settings, progress: Progress = unnoticed
+) -> TraceRuns | HarnessError:
+    try:
+        return replay(path, specs, settings, progress)
+    except HarnessError as error:
+        return error
+
+
+def _traces_at_once(specs: Sequence[Spec]) -> int:
+    """Return how many traces have a core for the reader and one for each allocator."""
+    if any(getattr(spec.factory, "kind", "model") == "library" for spec in specs):
+        return 1  # A real library is timed, and nobody may work beside it.
+    return _usable_cores() // (len(specs) + 1)
 
 
 def _compare_settings(runners: Sequence[_Runner], runs: Sequence[Run]) -> None:

@@ -14,7 +14,8 @@ from support import SMALL, TRACES, random_rows, write_trace
 
 from harness.allocator import ALLOC, FREE, PARTS, REALLOC, Allocator, Footprint, Spec, find
 from harness.errors import AllocatorError, TraceError
-from harness.replay import Settings, replay
+from harness.replay import Settings, replay, replay_all
+from harness.results import TraceRuns
 from harness.trace import Noscan, TraceReader
 
 ALL = ("go", "tcmalloc", "ideal")
@@ -103,6 +104,20 @@ def test_a_fault_in_the_trace_stops_the_replay(tmp_path):
     path = write_trace(tmp_path / "bad.parquet", [*random_rows(100), (FREE, 0, 10**9, 0)])
     with pytest.raises(TraceError, match="row 100, column object: free of object 1000000000"):
         runs(path, *ALL, batch_events=7)
+
+
+def test_several_traces_on_many_cores_give_what_they_give_one_after_the_other(
+    tmp_path, random_trace, monkeypatch
+):
+    fault = write_trace(tmp_path / "fault.parquet", [(FREE, 0, 1, 0)])
+    small = write_trace(tmp_path / "small.parquet", SMALL)
+    paths = [str(random_trace), str(fault), str(small)]
+    specs = [spec for name in ALL for spec in find(name)]
+    outcomes = list(replay_all(paths, specs))
+    monkeypatch.setattr("harness.replay._usable_cores", lambda: 8)
+    at_once = list(replay_all(paths, specs))
+    assert [str(outcome) for outcome in at_once] == [str(outcome) for outcome in outcomes]
+    assert [type(outcome) for outcome in at_once] == [TraceRuns, TraceError, TraceRuns]
 
 
 def test_what_was_assumed_of_noscan_is_a_warning(tmp_path):
