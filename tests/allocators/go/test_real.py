@@ -177,7 +177,7 @@ def test_time_is_measured_in_so_many_processes_and_the_replay_itself_subtracted(
     assert timing["repetitions"] == 3
     assert 1 < timing["low"] <= timing["ns_per_event"] <= timing["high"] < 10_000
     assert 0.1 < timing["driver_ns_per_event"] < timing["low"]
-    assert any(text.startswith("3 runs on 1 Ps had ") for text in warnings)
+    assert any(text.startswith("3 runs with GOMAXPROCS=1 had ") for text in warnings)
 
 
 def test_resident_memory_is_that_of_a_program_that_writes_to_what_it_has():
@@ -291,6 +291,17 @@ def test_without_go_it_says_so_in_one_line(monkeypatch):
     monkeypatch.setenv("HARNESS_GO", "/nowhere/go")
     with pytest.raises(AllocatorError, match=r"^/nowhere/go cannot be run: No such file or directory$"):
         RealGo()
+
+
+def test_a_full_disk_is_told_of_in_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: open("/dev/full", "r+b", buffering))  # noqa: SIM115
+    allocator = RealGo()
+    with pytest.raises(
+        AllocatorError, match=r"No space left on device; set TMPDIR to a folder with room"
+    ) as caught:
+        allocator.feed(batch_of([(ALLOC, 0, 0, 16, True)]), np.zeros(0, np.int64))
+    assert "\n" not in str(caught.value)
+    allocator.close()
 
 
 def test_a_program_that_runs_out_of_memory_is_told_of_in_one_line():
