@@ -27,6 +27,7 @@ _UNKNOWN = -1
 class RealGo:
     """The real Go runtime: a program of the installed toolchain carries out the trace and measures itself."""
 
+    version = "installed"
     kind = "library"
     models = "go"
 
