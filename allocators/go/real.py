@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ _UNKNOWN = -1
 class RealGo:
     """The real Go runtime: a program of the installed toolchain carries out the trace and measures itself."""
 
+    version = "installed"
     kind = "library"
     models = "go"
 
@@ -43,6 +45,10 @@ class RealGo:
         self._memory_limit = (
             memory_limit if memory_limit == "off" else _within("memory_limit", memory_limit, 1, 2**63 - 1)
         )
+        if sys.platform != "linux":
+            raise AllocatorError(
+                "real-go asks the kernel for its memory as Linux tells it, and runs there alone"
+            )
         # More Ps than cores would mark in turns with the program.
         cores = len(os.sched_getaffinity(0))
         self._procs = min(AUTO_PROCS, cores) if procs == "auto" else _within("procs", procs, 1, MAX_PROCS)
@@ -143,8 +149,8 @@ class RealGo:
         if len(self._mean_committed_bytes) > 1:
             low, high = min(self._mean_committed_bytes) / 2**20, max(self._mean_committed_bytes) / 2**20
             texts.append(
-                f"{len(self._mean_committed_bytes)} runs on {self._procs} Ps had {low:.2f} to {high:.2f} MiB "
-                f"committed in the mean; memory is that of the median run"
+                f"{len(self._mean_committed_bytes)} runs with GOMAXPROCS={self._procs} had {low:.2f} to "
+                f"{high:.2f} MiB committed in the mean; memory is that of the median run"
             )
         return texts
 

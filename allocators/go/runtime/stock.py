@@ -77,6 +77,7 @@ class Spool:
     """Events on disk, as a Go program reads them: 16 bytes each, in a file without a name."""
 
     def __init__(self) -> None:
+        # Without a buffer, which would be written once more at the end of a disk that is full.
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # Closed by close().
         self.events = 0
 
@@ -94,11 +95,10 @@ class Spool:
             ) from error
         self.events += len(batch.op)
 
-    def read(self, first: int, into: memoryview) -> None:
-        """Copy events from a number on, as many as there is room for."""
+    def read(self, first: int, count: int) -> bytes:
+        """Return some of the events."""
         self._file.seek(first * RECORD.itemsize)
-        while into:
-            into = into[self._file.readinto(into) :]
+        return self._file.read(count * RECORD.itemsize)
 
     def close(self) -> None:
         """Delete them."""
@@ -174,8 +174,8 @@ class StockProcess:
         samples = [np.zeros(0, SAMPLE)]
         for first in range(0, spool.events, _CAPACITY):
             count = min(_CAPACITY, spool.events - first)
-            with memoryview(self._shared) as shared, shared[: count * RECORD.itemsize] as room:
-                spool.read(first, room)
+            records = spool.read(first, count)
+            self._shared[: len(records)] = records
             begin, end = np.searchsorted(stops, [first, first + count], side="right")
             here = (stops[begin:end] - first).astype(np.uint64)
             found = self._ask(manner, count, here)

@@ -1,5 +1,6 @@
 """The real Go runtime as an allocator: what it says of memory and time, what it takes, how it fails."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from go_support import batch_of, churn, pareto_size
-from support import TRACES
+from support import TRACES, harness, write_trace
 
 from allocators.go import SNAPSHOT_FOLDER, Go
 from allocators.go.conformance import modelled_version
@@ -25,6 +26,9 @@ from harness.trace import Noscan, TraceReader
 pytestmark = pytest.mark.usefixtures("toolchain")
 
 MIB = 1 << 20
+
+# No address space has so much in one piece.
+TOO_MUCH = (1 << 47) - 8192
 
 
 def column(rows, name):
@@ -107,8 +111,8 @@ def test_batches_may_be_any_part_of_the_trace():
     batch = batch_of(churn(3, 30_000, pareto_size))
     whole = run([batch], gogc="off")[2]
     parts = run([batch.part(at, at + 777) for at in range(0, len(batch.op), 777)], gogc="off", samples=1)[2]
-    for name in ("peak_committed", "peak_mapped"):
-        assert parts[name] == pytest.approx(whole[name], rel=0.01)
+    # What is mapped goes by steps of 4 MiB from an address that Go draws.
+    assert parts["peak_committed"] == pytest.approx(whole["peak_committed"], rel=0.01)
 
 
 def test_objects_are_held_as_long_as_the_trace_holds_them():
@@ -177,7 +181,7 @@ def test_time_is_measured_in_so_many_processes_and_the_replay_itself_subtracted(
     assert timing["repetitions"] == 3
     assert 1 < timing["low"] <= timing["ns_per_event"] <= timing["high"] < 10_000
     assert 0.1 < timing["driver_ns_per_event"] < timing["low"]
-    assert any(text.startswith("3 runs on 1 Ps had ") for text in warnings)
+    assert any(text.startswith("3 runs with GOMAXPROCS=1 had ") for text in warnings)
 
 
 def test_resident_memory_is_that_of_a_program_that_writes_to_what_it_has():
@@ -257,6 +261,30 @@ def test_it_is_found_by_name_with_its_options():
     allocator.close()
 
 
+def test_it_stands_in_a_replay_beside_its_model():
+    (path,) = (path for path in TRACES if path.stem == "git-log")
+    rows = "go:procs=1", "real-go:procs=1,repetitions=1"
+    done = harness("replay", str(path), "-a", rows[0], "-a", rows[1], "--format", "json", "--json-samples")
+    assert done.returncode == 0, done.stdout + done.stderr
+    modelled, real = json.loads(done.stdout)["results"][0]["runs"]
+    assert (modelled["kind"], real["kind"]) == ("model", "library")
+    ratio = real["summary"]["peak_committed_bytes"] / modelled["summary"]["peak_committed_bytes"]
+    assert 0.8 < ratio < 1.6
+    assert real["counters"]["gc_cycles"] > 5
+    assert len(real["samples"]["mapped"]) == 200
+    assert min(real["samples"]["mapped"]) > 0
+    assert set(real["samples"]["live"]) == {None}
+
+
+def test_a_program_that_fails_ends_a_replay_with_one_line(tmp_path):
+    path = write_trace(tmp_path / "huge.parquet", [(ALLOC, 0, 0, TOO_MUCH)])
+    done = harness("replay", path, "-a", "real-go:procs=1,repetitions=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("harness: ")
+    assert "out of memory" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("gogc", -1), ("procs", 0), ("memory_limit", 0), ("repetitions", 0), ("time_limit_seconds", 0)],
@@ -293,8 +321,19 @@ def test_without_go_it_says_so_in_one_line(monkeypatch):
         RealGo()
 
 
+def test_a_full_disk_is_told_of_in_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: open("/dev/full", "r+b", buffering))  # noqa: SIM115
+    allocator = RealGo()
+    with pytest.raises(
+        AllocatorError, match=r"No space left on device; set TMPDIR to a folder with room"
+    ) as caught:
+        allocator.feed(batch_of([(ALLOC, 0, 0, 16, True)]), np.zeros(0, np.int64))
+    assert "\n" not in str(caught.value)
+    allocator.close()
+
+
 def test_a_program_that_runs_out_of_memory_is_told_of_in_one_line():
-    rows = [(ALLOC, 0, 0, 16, True), (ALLOC, 0, 1, (1 << 47) - 8192, True)]  # No address space has so much.
+    rows = [(ALLOC, 0, 0, 16, True), (ALLOC, 0, 1, TOO_MUCH, True)]
     with pytest.raises(
         AllocatorError, match=r"^the program of go1\S+ ended with status 2: .*memory.*$"
     ) as caught:
