@@ -135,7 +135,8 @@ def give_up_roots_eyes():
 
 def test_an_unknown_allocator_is_one_line(trace):
     fails_with(
-        harness("replay", trace, "-a", "gone"), "'gone' is no allocator; there are glibc, go, ideal, jemalloc,"
+        harness("replay", trace, "-a", "gone"),
+        "'gone' is no allocator; there are glibc, go, ideal, jemalloc,",
     )
 
 
