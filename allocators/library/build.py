@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import AllocatorError
 
 DRIVER = Path(__file__).parent / "driver"
+TIMER = Path(__file__).parent / "timing"
 
 _REMEDY = "install it with `apt-get install libgoogle-perftools-dev` (Fedora: gperftools-devel)"
 
@@ -45,17 +46,25 @@ def find_tcmalloc(path: str | None = None) -> Path:
 
 def build_driver() -> Path:
     """Return the driver; AllocatorError where there is no compiler, or gperftools' headers are missing."""
+    return _built("driver", DRIVER, sorted(DRIVER.glob("*.[ch]pp")))
+
+
+def build_timer() -> Path:
+    """Return the program that times a malloc; AllocatorError where there is no compiler."""
+    return _built("timer", TIMER, [*sorted(TIMER.glob("*.cpp")), DRIVER / "protocol.hpp"])
+
+
+def _built(name: str, folder: Path, sources: list[Path]) -> Path:
     compiler = _compiler()
-    sources = sorted(DRIVER.glob("*.[ch]pp"))
     digest = hashlib.sha256(repr((compiler, _version(compiler), _FLAGS)).encode())
     for source in sources:
         digest.update(source.read_bytes())
-    built = _cache_folder() / f"driver-{digest.hexdigest()[:16]}"
+    built = _cache_folder() / f"{name}-{digest.hexdigest()[:16]}"
     if built.exists():
         return built
     built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        output = Path(folder) / "driver"
+    with tempfile.TemporaryDirectory(dir=built.parent) as temporary:
+        output = Path(temporary) / name
         units = [str(source) for source in sources if source.suffix == ".cpp"]
         done = subprocess.run(
             [compiler, *_FLAGS, *units, "-o", str(output)], capture_output=True, text=True, check=False
@@ -63,7 +72,7 @@ def build_driver() -> Path:
         if done.returncode != 0 and "gperftools/" in done.stderr and "No such file" in done.stderr:
             raise AllocatorError(f"gperftools' headers are not installed; {_REMEDY}")
         if done.returncode != 0:
-            raise AllocatorError(f"the driver in {DRIVER} does not compile: {done.stderr.strip()[-2000:]}")
+            raise AllocatorError(f"the program in {folder} does not compile: {done.stderr.strip()[-2000:]}")
         os.replace(output, built)
     return built
 

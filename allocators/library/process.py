@@ -46,6 +46,18 @@ _FRAME = struct.Struct("<IIQ")
 _REPLAY, _START_THREAD, _CALL, _STATE = range(1, 5)
 
 
+def records_of(batch: EventBatch) -> NDArray[Any]:
+    """Return events as the driver reads them (protocol.hpp: Record)."""
+    records = np.empty(len(batch.op), _RECORD)
+    records["op"] = batch.op
+    # Exact for powers of two, which alignments are.
+    records["alignment_log2"] = np.log2(np.maximum(batch.alignment, 1)) if batch.alignment.any() else 0
+    records["thread"] = batch.thread
+    records["slot"] = batch.slot
+    records["size"] = batch.size
+    return records
+
+
 class LibraryState(NamedTuple):
     """All that the library says of itself at one moment; sizes in bytes."""
 
@@ -115,13 +127,7 @@ class LibraryProcess:
         The address of an allocation or of a realloc that moved, UNMOVED for one that kept its block, and 0
         for a failure and for all other events.
         """
-        records = np.empty(len(batch.op), _RECORD)
-        records["op"] = batch.op
-        # Exact for powers of two, which alignments are.
-        records["alignment_log2"] = np.log2(np.maximum(batch.alignment, 1)) if batch.alignment.any() else 0
-        records["thread"] = batch.thread
-        records["slot"] = batch.slot
-        records["size"] = batch.size
+        records = records_of(batch)
         self._slots = max(self._slots, int(batch.slot.max(initial=0)) + 1)
         self._ask(_REPLAY, len(records), self._slots, records.data.cast("B"))
         return np.frombuffer(self._receive(8 * len(records)), np.uint64)

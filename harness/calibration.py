@@ -1,0 +1,237 @@
+"""`harness calibrate`: what each path of a model takes on this machine, measured with the real allocator.
+
+Knows no allocator. An entry point in the group ``harness.calibrations`` names a function that makes a
+backend's subject: it counts the paths of its model and times the real thing over the same events. Costs are
+fitted to the times, so that the sum of counts times costs comes near to what was measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import costs
+from harness.costs import CostTable
+from harness.errors import AllocatorError, HarnessError
+from harness.results import Environment
+from harness.trace import Progress, unnoticed
+from harness.workloads import Workload
+
+ENTRY_POINT_GROUP = "harness.calibrations"
+
+# A median of so many, each in a fresh process, the workloads in turn: what disturbs the machine for a second
+# or two then disturbs no workload more often than once.
+REPETITIONS = 5
+
+# How far the times are off, and how far a cost may be from where the fit begins, both relative: a cost that
+# no workload says much of stays where it was.
+_TIME_ERROR = 0.08
+_COST_ERROR = 1.0
+
+# Less than that cannot be told from the loop around it.
+_LEAST_NS_PER_EVENT = 0.5
+
+
+class Measured(NamedTuple):
+    """What one run of the real allocator took, nanoseconds for all events."""
+
+    ns: float  # Without the driver's own.
+    driver_ns: float
+
+
+class Subject(Protocol):
+    """A model whose paths are counted, and the real allocator that is timed."""
+
+    library: str  # The real allocator and its version.
+    guesses: Mapping[str, float]  # By path, where the fit begins for want of a table.
+
+    def counters(self, workload: Workload) -> Mapping[str, int]:
+        """Return what the model of just this allocator counts over a workload."""
+
+    def measure(self, workload: Workload) -> Measured:
+        """Carry out a workload in a fresh process, touching no object; AllocatorError where that fails."""
+
+    def close(self) -> None:
+        """End what was begun."""
+
+
+class Compared(NamedTuple):
+    """One workload: what was measured, and what the model and its costs come to; nanoseconds an event."""
+
+    workload: str
+    recorded: bool
+    measured: float
+    least: float
+    most: float
+    driver: float
+    modelled: float
+
+    @property
+    def ratio(self) -> float:
+        """Modelled / measured."""
+        return self.modelled / self.measured
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model's costs, and how well they do."""
+
+    model: str
+    table: CostTable
+    compared: list[Compared]
+
+    @property
+    def mean_ratio(self) -> float:
+        """The geometric mean of modelled / measured."""
+        return geometric_mean([each.ratio for each in self.compared])
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers."""
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+
+def registered() -> dict[str, Callable[[], Subject]]:
+    """Return what makes each model's subject, by the model's name."""
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name)
+    return {entry.name: entry.load() for entry in found}
+
+
+def calibrate(
+    workloads: Sequence[Workload],
+    subjects: Mapping[str, Callable[[], Subject]] | None = None,
+    *,
+    repetitions: int = REPETITIONS,
+    progress: Progress = unnoticed,
+) -> tuple[list[Calibrated], list[AllocatorError]]:
+    """Measure and fit the costs of every model; return them, and why a model's could not be measured.
+
+    `progress` is called with 1 for every run that is done, of which there are `runs_of` many.
+    """
+    done: list[Calibrated] = []
+    faults: list[AllocatorError] = []
+    for model, make in (registered() if subjects is None else subjects).items():
+        try:
+            with closing(make()) as subject:
+                done.append(_calibrated(model, subject, workloads, repetitions, progress))
+        except AllocatorError as fault:
+            faults.append(AllocatorError(f"costs of {model} not measured: {fault}"))
+    return done, faults
+
+
+def runs_of(workloads: Sequence[Workload], repetitions: int = REPETITIONS) -> int:
+    """Return how many runs calibrate() makes where all can be measured."""
+    return len(registered()) * len(workloads) * repetitions
+
+
+def _calibrated(
+    model: str, subject: Subject, workloads: Sequence[Workload], repetitions: int, progress: Progress
+) -> Calibrated:
+    runs: list[list[Measured]] = [[] for _ in workloads]
+    for _ in range(repetitions):
+        for workload, measured in zip(workloads, runs, strict=True):
+            measured.append(subject.measure(workload))
+            progress(1)
+    ns = [statistics.median(run.ns for run in measured) for measured in runs]
+    usable = [
+        i for i, each in enumerate(workloads) if ns[i] > _LEAST_NS_PER_EVENT * each.totals["events"]
+    ]
+    if not usable:
+        raise AllocatorError(f"{subject.library}: no workload took longer than the loop around it")
+    known = costs.shipped()[model].ns if model in costs.shipped() else {}
+    begin = {path: known.get(path, guess) for path, guess in subject.guesses.items()}
+    table = CostTable(
+        library=subject.library,
+        processor=Environment().processor,
+        date=datetime.date.today().isoformat(),
+        how=f"harness calibrate: {len(usable)} workloads on one thread, medians of {repetitions} runs, "
+        f"no object touched, the driver's own time subtracted",
+        low_ratio=1.0,
+        high_ratio=1.0,
+        ns=begin,
+    )
+    counters = {i: subject.counters(workloads[i]) for i in usable}
+    counts = np.array(
+        [list(table.paths(counters[i], workloads[i].totals).values()) for i in usable], np.float64
+    )
+    fitted = fit(counts, np.array([ns[i] for i in usable]), np.array(list(begin.values())))
+    table = replace(table, ns={path: round(float(x), 4) for path, x in zip(begin, fitted, strict=True)})
+    compared = []
+    for i in usable:
+        events = workloads[i].totals["events"]
+        timing: Any = costs.modelled(counters[i], workloads[i].totals, table)
+        each = [run.ns / events for run in runs[i]]
+        driver = statistics.median(run.driver_ns for run in runs[i]) / events
+        compared.append(
+            Compared(
+                workloads[i].name,
+                workloads[i].recorded,
+                ns[i] / events,
+                min(each),
+                max(each),
+                driver,
+                timing["ns_per_event"],
+            )
+        )
+    # What is said of a trace's time is judged by traces, where there are any.
+    judged = [each.ratio for each in compared if each.recorded] or [each.ratio for each in compared]
+    table = replace(table, low_ratio=round(min(judged), 4), high_ratio=round(max(judged), 4))
+    return Calibrated(model, table, compared)
+
+
+def fit(
+    counts: NDArray[np.float64], ns: NDArray[np.float64], begin: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return costs, none negative, whose sums come nearest to the times, relative to these.
+
+    `counts`: a row a workload, a column a path; `ns`: a time a row; `begin`: a cost a column, all positive,
+    near which a cost stays that the rows say little of.
+    """
+    if (begin <= 0).any():
+        raise HarnessError("a cost to begin with must be positive")
+    # In units of where each begins: a row that is off by its whole time weighs as much as any other.
+    rows = counts * begin / ns[:, None] / _TIME_ERROR
+    near = np.eye(len(begin)) / _COST_ERROR
+    wanted = np.concatenate([np.full(len(ns), 1 / _TIME_ERROR), np.full(len(begin), 1 / _COST_ERROR)])
+    scaled: NDArray[np.float64] = nonnegative_least_squares(np.vstack([rows, near]), wanted)
+    return scaled * begin
+
+
+def nonnegative_least_squares(
+    matrix: NDArray[np.float64], wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the x without a negative element that minimises |matrix x - wanted|.
+
+    Lawson and Hanson, "Solving Least Squares Problems" (1974), chapter 23.
+    """
+    count = matrix.shape[1]
+    x = np.zeros(count)
+    free = np.zeros(count, bool)  # The others are held at 0.
+    tolerance = 1e-12 * float(np.abs(matrix.T @ wanted).max(initial=0.0))
+    while True:
+        gradient = matrix.T @ (wanted - matrix @ x)
+        candidates = np.where(free, -np.inf, gradient)
+        if free.all() or candidates.max() <= tolerance:
+            return x
+        free[int(candidates.argmax())] = True
+        while True:
+            found = np.zeros(count)
+            found[free] = np.linalg.lstsq(matrix[:, free], wanted, rcond=None)[0]
+            blocking = free & (found <= 0)
+            if not blocking.any():
+                x = found
+                break
+            # As far towards it as nothing becomes negative; what gets to 0 is held there.
+            step = float((x[blocking] / (x[blocking] - found[blocking])).min())
+            x = x + step * (found - x)
+            free &= x > tolerance
+            x[~free] = 0.0
