@@ -37,6 +37,11 @@ REPETITIONS = 5
 _TIME_ERROR = 0.08
 _COST_ERROR = 1.0
 
+# Rounds of the fit, each by the last one's sums; it stands still after a few. A sum that is off by more than
+# this factor counts as off by it.
+_ROUNDS = 20
+_FARTHEST = 10.0
+
 # Less than that cannot be told from the loop around it.
 _LEAST_NS_PER_EVENT = 0.5
 
@@ -160,10 +165,16 @@ def _calibrated(
         ns=begin,
     )
     counters = {i: subject.counters(workloads[i]) for i in usable}
+    weights = [1 / max(_TIME_ERROR, _spread(each, middle)) for each, middle in zip(runs, ns, strict=True)]
     counts = np.array(
         [list(table.paths(counters[i], workloads[i].totals).values()) for i in usable], np.float64
     )
-    fitted = fit(counts, np.array([ns[i] for i in usable]), np.array(list(begin.values())))
+    fitted = fit(
+        counts,
+        np.array([ns[i] for i in usable]),
+        np.array(list(begin.values())),
+        np.array([weights[i] for i in usable]),
+    )
     table = replace(table, ns={path: round(float(x), 4) for path, x in zip(begin, fitted, strict=True)})
     compared = []
     for i in usable:
@@ -188,22 +199,37 @@ def _calibrated(
     return Calibrated(model, table, compared)
 
 
-def fit(
-    counts: NDArray[np.float64], ns: NDArray[np.float64], begin: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return costs, none negative, whose sums come nearest to the times, relative to these.
+def _spread(runs: Sequence[Measured], middle: float) -> float:
+    """Return how far apart the runs are, relative to their median: half of the middle half's width."""
+    if len(runs) < 3 or middle <= 0:
+        return _TIME_ERROR
+    lower, _, upper = statistics.quantiles([run.ns for run in runs], n=4, method="inclusive")
+    return (upper - lower) / 2 / middle
 
-    `counts`: a row a workload, a column a path; `ns`: a time a row; `begin`: a cost a column, all positive,
-    near which a cost stays that the rows say little of.
+
+def fit(
+    counts: NDArray[np.float64],
+    ns: NDArray[np.float64],
+    begin: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return costs, none negative, whose sums come nearest to the times in ratio.
+
+    `counts`: a row a workload, a column a path; `ns` and `weights`, one over the relative error: a row each;
+    `begin`: a cost a column, all positive, near which a cost stays that the rows say little of.
     """
     if (begin <= 0).any():
         raise HarnessError("a cost to begin with must be positive")
-    # In units of where each begins: a row that is off by its whole time weighs as much as any other.
-    rows = counts * begin / ns[:, None] / _TIME_ERROR
     near = np.eye(len(begin)) / _COST_ERROR
-    wanted = np.concatenate([np.full(len(ns), 1 / _TIME_ERROR), np.full(len(begin), 1 / _COST_ERROR)])
-    scaled: NDArray[np.float64] = nonnegative_least_squares(np.vstack([rows, near]), wanted)
-    return scaled * begin
+    costs_found = begin
+    for _ in range(_ROUNDS):
+        # Half and twice the time are as bad as each other: what is missed is divided by what lies between
+        # the time and the last round's sum, not by the time, to which too small costs would always look near.
+        scale = weights / np.sqrt(ns * np.maximum(counts @ costs_found, ns / _FARTHEST))
+        rows = counts * begin * scale[:, None]
+        wanted = np.concatenate([ns * scale, np.full(len(begin), 1 / _COST_ERROR)])
+        costs_found = begin * nonnegative_least_squares(np.vstack([rows, near]), wanted)
+    return costs_found
 
 
 def nonnegative_least_squares(

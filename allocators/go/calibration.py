@@ -28,7 +28,7 @@ GUESSES = {
     "refills_from_new_span": 350.0,
     "refills_from_new_os_memory": 2_000.0,
     "large_allocations": 1_200.0,
-    "os_bytes_requested": 0.1,
+    "fresh_bytes": 0.2,
     "gc_cycles": 40_000.0,
     "gc_mark_bytes_scan": 0.37,
     "gc_mark_bytes_noscan": 0.05,

@@ -31,7 +31,8 @@ GUESSES = {
     "large_allocations": 40.0,
     "thread_cache_scavenges": 500.0,
     "page_heap_growths": 5_000.0,
-    "os_bytes_requested": 0.03,
+    "page_faults": 800.0,
+    "reallocation_copied_bytes": 0.05,
 }
 
 # The library's default, which the environment may change (gperftools: kDefaultTransferNumObjecs).

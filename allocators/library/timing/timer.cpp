@@ -1,5 +1,5 @@
-// Times the malloc that this process was started with: a trace's events as fast as they can be carried out, on
-// one thread, and no byte of any object is touched.
+// Times the malloc that this process was started with: a trace's events as fast as they can be carried out,
+// on one thread, and no byte of any object is touched.
 //
 //   timer FILE     records of protocol.hpp. Prints nanoseconds of processor time: the loop's own, in which
 //                  allocating does nothing, and the loop's with the real malloc.
