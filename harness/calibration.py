@@ -32,10 +32,12 @@ ENTRY_POINT_GROUP = "harness.calibrations"
 # or two then disturbs no workload more often than once.
 REPETITIONS = 5
 
-# How far the times are off, and how far a cost may be from where the fit begins, both relative: a cost that
-# no workload says much of stays where it was.
+# How far the times are off, and how far a cost may be from where the fit begins, all relative: a cost that
+# no workload says much of stays where it was. Programs as people record them weigh more than those that
+# do one thing only.
 _TIME_ERROR = 0.08
-_COST_ERROR = 1.0
+_RECORDED_TIME_ERROR = 0.04
+_COST_ERROR = 0.6
 
 # Rounds of the fit, each by the last one's sums; it stands still after a few. A sum that is off by more than
 # this factor counts as off by it.
@@ -165,7 +167,10 @@ def _calibrated(
         ns=begin,
     )
     counters = {i: subject.counters(workloads[i]) for i in usable}
-    weights = [1 / max(_TIME_ERROR, _spread(each, middle)) for each, middle in zip(runs, ns, strict=True)]
+    weights = [
+        1 / max(_RECORDED_TIME_ERROR if workload.recorded else _TIME_ERROR, _spread(each, middle))
+        for workload, each, middle in zip(workloads, runs, ns, strict=True)
+    ]
     counts = np.array(
         [list(table.paths(counters[i], workloads[i].totals).values()) for i in usable], np.float64
     )

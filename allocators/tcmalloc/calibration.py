@@ -18,20 +18,20 @@ from .conformance import modelled_release
 
 # Nanoseconds; where a fit begins. From timing single paths of gperftools 2.10 on an AMD EPYC.
 GUESSES = {
-    "front_end_hits": 4.0,
-    "trace.frees": 3.0,
+    "front_end_hits": 2.5,
+    "trace.frees": 1.0,
     "trace.reallocations": 15.0,
     "refills": 40.0,
-    "refilled_objects": 2.0,
+    "refilled_objects": 1.5,
     "central_fetches": 40.0,
     "flushes": 40.0,
-    "flushed_objects": 3.0,
+    "flushed_objects": 1.5,
     "spans_requested": 150.0,
     "spans_returned": 100.0,
     "large_allocations": 40.0,
     "thread_cache_scavenges": 500.0,
     "page_heap_growths": 5_000.0,
-    "page_faults": 800.0,
+    "page_faults": 1_000.0,
     "reallocation_copied_bytes": 0.05,
 }
 
