@@ -8,13 +8,12 @@ fitted to the times, so that the sum of counts times costs comes near to what wa
 from __future__ import annotations
 
 import datetime
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +42,8 @@ _COST_ERROR = 0.6
 # this factor counts as off by it.
 _ROUNDS = 20
 _FARTHEST = 10.0
+
+_ENOUGH_FOR_A_SPREAD = 3
 
 # Less than that cannot be told from the loop around it.
 _LEAST_NS_PER_EVENT = 0.5
@@ -76,16 +77,22 @@ class Compared(NamedTuple):
 
     workload: str
     recorded: bool
-    measured: float
-    least: float
-    most: float
     driver: float
+    least: float
+    measured: float
+    most: float
     modelled: float
+    held_out: float  # Modelled with costs that were fitted without this workload.
 
     @property
     def ratio(self) -> float:
         """Modelled / measured."""
         return self.modelled / self.measured
+
+    @property
+    def held_out_ratio(self) -> float:
+        """Modelled without this workload's help / measured."""
+        return self.held_out / self.measured
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,9 @@ class Calibrated:
     compared: list[Compared]
 
     @property
-    def mean_ratio(self) -> float:
-        """The geometric mean of modelled / measured."""
-        return geometric_mean([each.ratio for each in self.compared])
-
-
-def geometric_mean(ratios: Sequence[float]) -> float:
-    """Return the geometric mean of positive numbers."""
-    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+    def judged(self) -> list[Compared]:
+        """What the costs are judged by: recorded programs, where there are any."""
+        return [each for each in self.compared if each.recorded] or self.compared
 
 
 def registered() -> dict[str, Callable[[], Subject]]:
@@ -148,68 +150,79 @@ def _calibrated(
         for workload, measured in zip(workloads, runs, strict=True):
             measured.append(subject.measure(workload))
             progress(1)
-    ns = [statistics.median(run.ns for run in measured) for measured in runs]
-    usable = [
-        i for i, each in enumerate(workloads) if ns[i] > _LEAST_NS_PER_EVENT * each.totals["events"]
+    rows = [
+        _Row(workload, measured, statistics.median(run.ns for run in measured))
+        for workload, measured in zip(workloads, runs, strict=True)
     ]
-    if not usable:
+    rows = [row for row in rows if row.ns_per_event > _LEAST_NS_PER_EVENT]
+    if not rows:
         raise AllocatorError(f"{subject.library}: no workload took longer than the loop around it")
     known = costs.shipped()[model].ns if model in costs.shipped() else {}
-    begin = {path: known.get(path, guess) for path, guess in subject.guesses.items()}
+    # A cost of 0 says that other paths took its share, and is nothing to begin with.
+    begin = {path: known.get(path) or guess for path, guess in subject.guesses.items()}
     table = CostTable(
         library=subject.library,
         processor=Environment().processor,
         date=datetime.date.today().isoformat(),
-        how=f"harness calibrate: {len(usable)} workloads on one thread, medians of {repetitions} runs, "
+        how=f"harness calibrate: {len(rows)} workloads on one thread, medians of {repetitions} runs, "
         f"no object touched, the driver's own time subtracted",
         low_ratio=1.0,
         high_ratio=1.0,
         ns=begin,
     )
-    counters = {i: subject.counters(workloads[i]) for i in usable}
-    weights = [
-        1 / max(_RECORDED_TIME_ERROR if workload.recorded else _TIME_ERROR, _spread(each, middle))
-        for workload, each, middle in zip(workloads, runs, ns, strict=True)
-    ]
     counts = np.array(
-        [list(table.paths(counters[i], workloads[i].totals).values()) for i in usable], np.float64
+        [list(table.paths(subject.counters(row.workload), row.workload.totals).values()) for row in rows],
+        np.float64,
     )
-    fitted = fit(
-        counts,
-        np.array([ns[i] for i in usable]),
-        np.array(list(begin.values())),
-        np.array([weights[i] for i in usable]),
-    )
-    table = replace(table, ns={path: round(float(x), 4) for path, x in zip(begin, fitted, strict=True)})
+    ns = np.array([row.ns for row in rows])
+    start = np.array(list(begin.values()))
+    weights = np.array([1 / row.relative_error for row in rows])
+    fitted = fit(counts, ns, start, weights)
     compared = []
-    for i in usable:
-        events = workloads[i].totals["events"]
-        timing: Any = costs.modelled(counters[i], workloads[i].totals, table)
-        each = [run.ns / events for run in runs[i]]
-        driver = statistics.median(run.driver_ns for run in runs[i]) / events
+    for i, row in enumerate(rows):
+        others = np.arange(len(rows)) != i
+        without = fit(counts[others], ns[others], start, weights[others])
+        events = row.workload.totals["events"]
         compared.append(
             Compared(
-                workloads[i].name,
-                workloads[i].recorded,
-                ns[i] / events,
-                min(each),
-                max(each),
-                driver,
-                timing["ns_per_event"],
+                row.workload.name,
+                row.workload.recorded,
+                driver=statistics.median(run.driver_ns for run in row.runs) / events,
+                least=min(run.ns for run in row.runs) / events,
+                measured=row.ns_per_event,
+                most=max(run.ns for run in row.runs) / events,
+                modelled=float(counts[i] @ fitted) / events,
+                held_out=float(counts[i] @ without) / events,
             )
         )
-    # What is said of a trace's time is judged by traces, where there are any.
-    judged = [each.ratio for each in compared if each.recorded] or [each.ratio for each in compared]
-    table = replace(table, low_ratio=round(min(judged), 4), high_ratio=round(max(judged), 4))
-    return Calibrated(model, table, compared)
+    found = {path: round(float(cost), 4) for path, cost in zip(begin, fitted, strict=True)}
+    calibrated = Calibrated(model, replace(table, ns=found), compared)
+    ratios = [each.held_out_ratio for each in calibrated.judged]
+    return replace(
+        calibrated,
+        table=replace(calibrated.table, low_ratio=round(min(ratios), 4), high_ratio=round(max(ratios), 4)),
+    )
 
 
-def _spread(runs: Sequence[Measured], middle: float) -> float:
-    """Return how far apart the runs are, relative to their median: half of the middle half's width."""
-    if len(runs) < 3 or middle <= 0:
-        return _TIME_ERROR
-    lower, _, upper = statistics.quantiles([run.ns for run in runs], n=4, method="inclusive")
-    return (upper - lower) / 2 / middle
+class _Row(NamedTuple):
+    """A workload, its runs, and their median."""
+
+    workload: Workload
+    runs: list[Measured]
+    ns: float
+
+    @property
+    def ns_per_event(self) -> float:
+        return self.ns / self.workload.totals["events"]
+
+    @property
+    def relative_error(self) -> float:
+        """How far the median may be off: half of what the middle half of the runs takes up, or more."""
+        least = _RECORDED_TIME_ERROR if self.workload.recorded else _TIME_ERROR
+        if len(self.runs) < _ENOUGH_FOR_A_SPREAD:
+            return least
+        lower, _, upper = statistics.quantiles([run.ns for run in self.runs], n=4, method="inclusive")
+        return max(least, (upper - lower) / 2 / self.ns)
 
 
 def fit(

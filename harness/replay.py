@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Queue
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import metrics
+from harness import costs, metrics
 from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec, description_of
 from harness.errors import AllocatorError, HarnessError
 from harness.placements import PlacementsWriter
@@ -43,6 +43,7 @@ class Settings:
     batch_events: int = BATCH_EVENTS
     placements: str | None = None
     stats_text: bool = False  # Whether a run keeps what its allocator would print of itself.
+    cost_tables: costs.Tables = field(default_factory=costs.shipped)
 
 
 _DEFAULTS = Settings()
@@ -223,6 +224,7 @@ class _Runner:
         self.spec = spec
         self.allocator = spec.create()
         self.floor = Footprint()
+        self._cost_table = settings.cost_tables.get(spec.name)
         self._stats_text = settings.stats_text and hasattr(self.allocator, "stats_text")
         self._samples: list[NDArray[np.int64]] = []
         self._placements = (
@@ -279,6 +281,7 @@ class _Runner:
             classes=metrics.with_shares(result["classes"]),
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
+            timing=costs.modelled(result["counters"], totals, self._cost_table),
             stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
 

@@ -33,6 +33,9 @@ class Run:
     classes: list[dict[str, Any]]  # At the sample with the most committed bytes.
     samples: dict[str, list[int | None]]
     warnings: list[str]
+    timing: dict[str, Any] | None = (
+        None  # Nanoseconds an event, modelled or measured, and how they came about.
+    )
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
 

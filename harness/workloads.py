@@ -40,7 +40,9 @@ def of_trace(path: str) -> Workload:
     reader = TraceReader(path)
     left = MOST_EVENTS
     parts: list[RawColumns] = []
-    for raw in reader.raw_batches(columns=[name for name in reader.columns if name not in ("site", "time_ns")]):
+    for raw in reader.raw_batches(
+        columns=[name for name in reader.columns if name not in ("site", "time_ns")]
+    ):
         parts.append({name: values[:left] for name, values in raw.items()})
         left -= len(parts[-1]["op"])
         if left <= 0:

@@ -4,4 +4,13 @@ from .build import build_driver, build_timer, find_tcmalloc
 from .process import RANGE, UNMOVED, LibraryProcess, LibraryState
 from .timing import time_events
 
-__all__ = ["RANGE", "UNMOVED", "LibraryProcess", "LibraryState", "build_driver", "build_timer", "find_tcmalloc", "time_events"]
+__all__ = [
+    "RANGE",
+    "UNMOVED",
+    "LibraryProcess",
+    "LibraryState",
+    "build_driver",
+    "build_timer",
+    "find_tcmalloc",
+    "time_events",
+]

@@ -6,6 +6,7 @@ The library runs as it is installed, with its own settings, in a process for eac
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ GUESSES = {
     "spans_returned": 100.0,
     "large_allocations": 40.0,
     "thread_cache_scavenges": 500.0,
+    "thread_caches_created": 20_000.0,  # The first also begins the heap.
     "page_heap_growths": 5_000.0,
     "page_faults": 1_000.0,
     "reallocation_copied_bytes": 0.05,
@@ -50,7 +52,7 @@ class Subject:
         self._path = find_tcmalloc()
         with LibraryProcess(self._path, {}) as process:
             self.library = f"gperftools {process.version}"
-            self._options = {
+            self._options: dict[str, Any] = {
                 "version": modelled_release(process.version),
                 "page_size": process.page_size,
                 "alignment": process.alignment,
