@@ -38,10 +38,11 @@ _TIME_ERROR = 0.08
 _RECORDED_TIME_ERROR = 0.04
 _COST_ERROR = 0.6
 
-# Rounds of the fit, each by the last one's sums; it stands still after a few. A sum that is off by more than
-# this factor counts as off by it.
-_ROUNDS = 20
+# Rounds of the fit, each by the last one's sums; the last ones change nothing that is printed. A sum that is
+# off by more than a factor counts as off by it. Of a cost that goes to 0, half is left after each round.
+_ROUNDS = 40
 _FARTHEST = 10.0
+_NOTHING = 1e-6
 
 _ENOUGH_FOR_A_SPREAD = 3
 
@@ -239,15 +240,15 @@ def fit(
     if (begin <= 0).any():
         raise HarnessError("a cost to begin with must be positive")
     near = np.eye(len(begin)) / _COST_ERROR
-    costs_found = begin
+    found = begin
     for _ in range(_ROUNDS):
-        # Half and twice the time are as bad as each other: what is missed is divided by what lies between
-        # the time and the last round's sum, not by the time, to which too small costs would always look near.
-        scale = weights / np.sqrt(ns * np.maximum(counts @ costs_found, ns / _FARTHEST))
-        rows = counts * begin * scale[:, None]
-        wanted = np.concatenate([ns * scale, np.full(len(begin), 1 / _COST_ERROR)])
-        costs_found = begin * nonnegative_least_squares(np.vstack([rows, near]), wanted)
-    return costs_found
+        # Half and twice the time are as bad as each other: logarithms are to be near, and each is taken to be
+        # the straight line through the last round's sum. Half a step is made, so that it stays near that.
+        sums = np.clip(counts @ found, ns / _FARTHEST, ns * _FARTHEST)
+        rows = counts * begin * (weights / sums)[:, None]
+        wanted = np.concatenate([weights * (1 + np.log(ns / sums)), np.full(len(begin), 1 / _COST_ERROR)])
+        found = (found + begin * nonnegative_least_squares(np.vstack([rows, near]), wanted)) / 2
+    return np.where(found < begin * _NOTHING, 0.0, found)
 
 
 def nonnegative_least_squares(

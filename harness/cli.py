@@ -377,16 +377,12 @@ def calibrate(traces: tuple[str, ...], output: str | None, form: str) -> int:
     from harness.results import write_whole
 
     target = Path(output) if output else costs.user_file()
+    # What was measured before and cannot be measured now is kept.
+    kept = costs.for_writing(target)
     measured_on = [*(workloads.of_trace(trace) for trace in traces), *workloads.synthetic()]
     with _progress("calibrate", calibration.runs_of(measured_on), unit=" runs") as progress:
         done, faults = calibration.calibrate(measured_on, progress=progress)
     if done:
-        # What was measured before and cannot be measured now is kept.
-        kept = costs.read(target) if target.exists() else {}
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HarnessError(f"{target.parent}: cannot be made: {error.strerror or error}") from error
         write_whole(str(target), costs.to_json({**kept, **{each.model: each.table for each in done}}))
         click.echo(report.calibration(done, form), nl=False)
         click.echo(f"harness: wrote {target}", err=True)

@@ -115,6 +115,18 @@ def user_file() -> Path:
     return Path(base) / "alloc-harness" / "costs.json"
 
 
+def for_writing(path: Path) -> Tables:
+    """Make a file's folder and return what tables the file has already; HarnessError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_there = path.exists()
+    except FileExistsError as error:
+        raise HarnessError(f"{path}: cannot be written: {path.parent} is a file, not a folder") from error
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return read(path) if is_there else {}
+
+
 def to_json(tables: Tables) -> str:
     """Return tables as the text of a file."""
     models = {name: asdict(table) for name, table in tables.items()}

@@ -57,6 +57,11 @@ def count_text(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:,.0f}"
 
 
+def ns_text(value: float) -> str:
+    """Return nanoseconds to four digits, or all of a longer number's."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 # What the first table shows: heading, metric, unit.
 _SUMMARY: list[tuple[str, str, Cell]] = [
     ("peak requested", "peak_requested_bytes", bytes_text),
@@ -233,7 +238,7 @@ def _calibration_text(found: Calibrated, form: str) -> str:
             ("held out", [each.held_out_ratio for each in judged]),
         )
     ]
-    paths = [[path, f"{ns:,.4g}"] for path, ns in found.table.ns.items()]
+    paths = [[path, ns_text(ns)] for path, ns in found.table.ns.items()]
     return "\n\n".join(
         [
             f"{found.model}: {found.table.name}",
