@@ -212,6 +212,12 @@ def generate(output: str, **parameters: Any) -> None:
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
 )
 @click.option(
+    "--costs",
+    "cost_source",
+    metavar="FILE|default",
+    help="What paths take, for modelled times  [default: as calibrated here, else what ships].",
+)
+@click.option(
     "--batch-events", type=click.IntRange(min=1), help="Events decoded at a time; changes no result."
 )
 def replay(
@@ -224,6 +230,7 @@ def replay(
     placements: str | None,
     json_samples: bool,
     stats_text: bool,
+    cost_source: str | None,
     batch_events: int | None,
 ) -> int:
     """Replay traces through allocators and compare fragmentation and waste."""
@@ -233,6 +240,7 @@ def replay(
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
     # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from harness import costs
     from harness.allocator import find
     from harness.replay import Settings, replay_all
     from harness.results import Environment, TraceRuns
@@ -249,7 +257,9 @@ def replay(
         raise click.UsageError(
             f"--stats-text: none of these allocators prints statistics; those that do: {having}"
         )
-    settings = Settings(samples, chosen, batch_events or BATCH_EVENTS, placements, stats_text)
+    settings = Settings(
+        samples, chosen, batch_events or BATCH_EVENTS, placements, stats_text, costs.chosen(cost_source)
+    )
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -350,6 +360,37 @@ def conform(
 
 
 @cli.command()
+@click.argument("traces", metavar="[TRACE...]", nargs=-1)
+@click.option(
+    "-o", "--output", metavar="FILE", help="The cost tables to write  [default: those that replay uses]."
+)
+@_format
+def calibrate(traces: tuple[str, ...], output: str | None, form: str) -> int:
+    """Measure on this machine what the paths of the models take, with the real allocators (docs/costs.md).
+
+    Traces of your programs are measured beside what is made for the purpose, and tell how near models come.
+    """
+    from pathlib import Path
+
+    from harness import calibration, costs, report, workloads
+    from harness.results import write_whole
+
+    target = Path(output) if output else costs.user_file()
+    # What was measured before and cannot be measured now is kept.
+    kept = costs.for_writing(target)
+    measured_on = [*(workloads.of_trace(trace) for trace in traces), *workloads.synthetic()]
+    with _progress("calibrate", calibration.runs_of(measured_on), unit=" runs") as progress:
+        done, faults = calibration.calibrate(measured_on, progress=progress)
+    if done:
+        write_whole(str(target), costs.to_json({**kept, **{each.model: each.table for each in done}}))
+        click.echo(report.calibration(done, form), nl=False)
+        click.echo(f"harness: wrote {target}", err=True)
+    for fault in faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults else 0
+
+
+@cli.command()
 @click.argument("allocator", metavar="NAME[:key=value,...]")
 @_format
 def classes(allocator: str, form: str) -> None:
@@ -442,14 +483,14 @@ def _print(text: str, output: str | None) -> None:
 
 
 @contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def _progress(what: str, total: int | None = None, unit: str = " events") -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal once the work has lasted a second, and nothing on a pipe."""
     from tqdm import tqdm
 
     with tqdm(
         total=total,
         desc=what,
-        unit=" events",
+        unit=unit,
         unit_scale=True,
         delay=1,
         leave=False,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from multiprocessing import get_context
 from queue import Queue
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import metrics
+from harness import costs, metrics
 from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec, description_of
 from harness.errors import AllocatorError, HarnessError, TraceError
 from harness.placements import PlacementsWriter
@@ -47,6 +47,7 @@ class Settings:
     batch_events: int = BATCH_EVENTS
     placements: str | None = None
     stats_text: bool = False  # Whether a run keeps what its allocator would print of itself.
+    cost_tables: costs.Tables = field(default_factory=costs.shipped)
 
 
 _DEFAULTS = Settings()
@@ -290,6 +291,7 @@ class _Runner:
         self.failure: str | None = None  # Of a real library, which then does no more.
         self.allocator: Any = None
         self.floor = Footprint()
+        self._cost_table = settings.cost_tables.get(spec.name)
         self._samples: list[NDArray[np.int64]] = []
         self._placements: PlacementsWriter | None = None
         if self.kind == "library":
@@ -356,6 +358,9 @@ class _Runner:
 
     def _run(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
         result: dict[str, Any] = self.allocator.result()
+        result["timing"] = result.get("timing") or costs.modelled(
+            result["counters"], totals, self._cost_table
+        )
         floor = self.floor._asdict()
         if not totals["events"]:
             result["peak_footprint"] = floor
@@ -369,7 +374,7 @@ class _Runner:
             classes=metrics.with_shares(result["classes"]),
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
-            timing=result.get("timing"),
+            timing=result["timing"],
             stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
 

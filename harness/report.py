@@ -19,6 +19,7 @@ from harness import metrics
 from harness.results import Environment, Run, TraceRuns
 
 if TYPE_CHECKING:
+    from harness.calibration import Calibrated
     from harness.conform import Report
 
 # Formats of a report by the name of tabulate's.
@@ -60,6 +61,11 @@ def count_text(value: float | None) -> str:
 def ns_text(value: float | None) -> str:
     """Return nanoseconds as people read them."""
     return _NOTHING if value is None else f"{value:,.1f} ns"
+
+
+def cost_text(value: float) -> str:
+    """Return nanoseconds to four digits, or all of a longer number's."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 # What the first table shows: heading, metric, unit.
@@ -215,6 +221,59 @@ def _conformance_text(found: Report, form: str) -> str:
         texts.append("broke off: what follows so many differences says nothing new")
     texts.append("equal" if found.agrees else "NOT EQUAL")
     return "\n\n".join(texts)
+
+
+def calibration(found: Sequence[Calibrated], form: str) -> str:
+    """Return costs and how near they come, in one of the formats of the command line."""
+    if form == "json":
+        return json.dumps([_calibration_dict(each) for each in found], indent=1) + "\n"
+    if form == "csv":
+        return rows_csv([row for each in found for row in _calibration_rows(each)])
+    return "\n\n".join(_calibration_text(each, form) for each in found) + "\n"
+
+
+def _calibration_rows(found: Calibrated) -> list[dict[str, Any]]:
+    ratios = ("ratio", "held_out_ratio")
+    return [
+        {"model": found.model} | each._asdict() | {name: getattr(each, name) for name in ratios}
+        for each in found.compared
+    ]
+
+
+def _calibration_dict(found: Calibrated) -> dict[str, Any]:
+    return {"model": found.model, "table": asdict(found.table), "compared": _calibration_rows(found)}
+
+
+def _calibration_text(found: Calibrated, form: str) -> str:
+    cells = [
+        [
+            each.workload + ("" if each.recorded else " (made)"),
+            *(f"{ns:,.1f}" for ns in (each.driver, each.measured, each.least, each.most, each.modelled)),
+            ratio_text(each.ratio),
+            ratio_text(each.held_out_ratio),
+        ]
+        for each in found.compared
+    ]
+    headings = ["ns an event", "driver", "measured", "least", "most", "modelled", "ratio", "held out"]
+    judged = found.judged
+    names = "recorded programs" if judged[0].recorded else "programs made for it"
+    spread = [
+        f"{what}: {ratio_text(statistics.geometric_mean(ratios))} "
+        f"({ratio_text(min(ratios))} to {ratio_text(max(ratios))})"
+        for what, ratios in (
+            ("modelled / measured", [each.ratio for each in judged]),
+            ("held out", [each.held_out_ratio for each in judged]),
+        )
+    ]
+    paths = [[path, cost_text(ns)] for path, ns in found.table.ns.items()]
+    return "\n\n".join(
+        [
+            f"{found.model}: {found.table.name}",
+            table(paths, ["path", "ns"], form, left=1),
+            table(cells, headings, form, left=1),
+            f"geometric means over {len(judged)} {names}: {', '.join(spread)}",
+        ]
+    )
 
 
 def table(cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0) -> str:

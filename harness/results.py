@@ -34,7 +34,7 @@ class Run:
     samples: dict[str, list[int | None]]
     warnings: list[str]
     timing: dict[str, Any] | None = (
-        None  # Nanoseconds an event, "measured" or "modelled", as the backend says.
+        None  # Nanoseconds an event, "measured" or "modelled", and how they came about.
     )
     models: str | None = None  # The allocator whose model is of what this run measured.
     failure: str | None = None  # Why a real library has no numbers.

@@ -14,6 +14,14 @@ if not os.environ.get("CI"):
     settings.load_profile("harness")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def configuration(tmp_path_factory):
+    """No settings of the developer's own: a table of costs that was calibrated here would show in results."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tcmalloc_library():
     """The installed libtcmalloc; without one a test that asks for it fails in CI, and skips elsewhere."""

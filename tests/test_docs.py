@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from support import harness
 
+from harness.costs import shipped
 from harness.distributions import load, names
+from harness.report import ns_text
 
 PAGE = (Path(__file__).parent.parent / "docs" / "generate.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()
 ]
+COSTS = (Path(__file__).parent.parent / "docs" / "costs.md").read_text()
 FILE = re.search(r"^```\n(# my service.*?)^```", PAGE, re.M | re.S)
 
 
@@ -38,6 +41,14 @@ def test_the_fault_of_the_page_is_what_the_file_with_that_fault_gives(tmp_path):
     (tmp_path / "sizes.csv").write_text(FILE[1].replace("16,50", "16,many"))
     done = harness("generate", "-o", "t.parquet", "--events", "1", "--sizes", "sizes.csv", cwd=tmp_path)
     assert f"```\n{done.stderr}```" in PAGE
+
+
+@pytest.mark.parametrize(("model", "table"), shipped().items())
+def test_the_costs_of_the_page_are_those_that_ship(model, table):
+    assert f"`{model}`: {table.name}" in COSTS
+    section = COSTS.split(f"### {model}\n")[1].split("\n#")[0]
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([\d,.]+) \|", section, re.M))
+    assert rows == {path: ns_text(ns) for path, ns in table.ns.items()}
 
 
 @pytest.mark.parametrize("name", names())

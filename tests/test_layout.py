@@ -45,7 +45,7 @@ def test_a_tier_includes_no_python_header(path):
     assert not [line for line in lines if "nanobind" in line or "Python.h" in line or "bind.hpp" in line]
 
 
-@pytest.mark.parametrize("name", ["metrics", "report", "results"])
+@pytest.mark.parametrize("name", ["costs", "metrics", "report", "results"])
 def test_numbers_and_tables_need_neither_arrow_nor_native_code(name):
     loaded = modules_after(f"import harness.{name}")
     assert not loaded & HEAVY

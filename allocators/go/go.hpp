@@ -272,7 +272,8 @@ class Go {
         {"gc_reclaimed_pages", sweep.reclaimed_pages},
         {"released_bytes_total", heap_.scavenger().scavenged_pages() * static_cast<std::int64_t>(kPageBytes)},
         {"os_calls", heap.arena_reservations + heap.growths + heap_.scavenger().runs()},
-        {"os_bytes_requested", heap.grown_bytes}};
+        {"os_bytes_requested", heap.grown_bytes},
+        {"fresh_bytes", heap.fresh_bytes}};
   }
 
   // What runtime/metrics and the pacer would say, for a comparison with a real process.

@@ -14,6 +14,7 @@ from typing import Literal
 from harness.errors import AllocatorError
 
 DRIVER = Path(__file__).parent / "driver"
+TIMER = Path(__file__).parent / "timing"
 
 _REMEDY = "install it with `apt-get install libgoogle-perftools-dev` (Fedora: gperftools-devel)"
 
@@ -65,8 +66,16 @@ def build_driver(program: Literal["conform", "measure", "time"] = "conform") -> 
 
     AllocatorError where there is no compiler, or for `conform` where gperftools' headers are missing.
     """
+    return _built(program, [DRIVER / name for name in _PROGRAMS[program]])
+
+
+def build_timer() -> Path:
+    """Return the program that times a malloc; AllocatorError where there is no compiler."""
+    return _built("timer", sorted(TIMER.glob("*.cpp")))
+
+
+def _built(program: str, sources: list[Path]) -> Path:
     compiler = _compiler()
-    sources = [DRIVER / name for name in _PROGRAMS[program]]
     digest = hashlib.sha256(repr((compiler, _version(compiler), _FLAGS)).encode())
     for source in (*sources, *sorted(DRIVER.glob("*.hpp"))):
         digest.update(source.read_bytes())
@@ -74,8 +83,8 @@ def build_driver(program: Literal["conform", "measure", "time"] = "conform") -> 
     if built.exists():
         return built
     built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        output = Path(folder) / program
+    with tempfile.TemporaryDirectory(dir=built.parent) as temporary:
+        output = Path(temporary) / program
         done = subprocess.run(
             [compiler, *_FLAGS, *map(str, sources), "-o", str(output), "-ldl"],
             capture_output=True,
@@ -85,7 +94,7 @@ def build_driver(program: Literal["conform", "measure", "time"] = "conform") -> 
         if done.returncode != 0 and "gperftools/" in done.stderr and "No such file" in done.stderr:
             raise AllocatorError(f"gperftools' headers are not installed; {_REMEDY}")
         if done.returncode != 0:
-            raise AllocatorError(f"the driver in {DRIVER} does not compile: {done.stderr.strip()[-2000:]}")
+            raise AllocatorError(f"{program} does not compile: {done.stderr.strip()[-2000:]}")
         os.replace(output, built)
     return built
 

@@ -133,6 +133,7 @@ class CentralFreeList {
     span.returned_count = 0;
     span.first_untouched = 0;
     span.refcount = 0;
+    touch_objects(page_heap_.written_pages(), span);
     if (TouchedPages* const touched = page_heap_.touched_pages()) touch_objects(*touched, span);
     page_heap_.spans().prepend(nonempty_, index);
     ++num_spans_;
@@ -143,6 +144,12 @@ class CentralFreeList {
   // CentralFreeList::Populate links the objects: it writes the first word of each.
   void touch_objects(TouchedPages& touched, const Span& span) const {
     const std::uint64_t first = page_heap_.page().bytes_of(span.start_page);
+    // A first word in every page needs no look at each.
+    if (class_.object_bytes <= TouchedPages::kPageBytes) {
+      const std::uint64_t last = std::uint64_t{class_.span_objects - 1} * class_.object_bytes;
+      touched.touch(first, last + sizeof(void*));
+      return;
+    }
     for (std::uint32_t object = 0; object < class_.span_objects; ++object) {
       touched.touch(first + std::uint64_t{object} * class_.object_bytes, sizeof(void*));
     }

@@ -82,7 +82,8 @@ class PageHeap {
         growth_record_allocator_(metadata_, kStackTraceBytes),
         page_map_((heap_base >> page.shift) - 1),
         normal_(max_pages_),
-        returned_(max_pages_) {
+        returned_(max_pages_),
+        written_pages_(heap_base) {
     // static_vars.cc: two spans are taken at start to keep others off their cache lines.
     span_allocator_.allocate();
     span_allocator_.allocate();
@@ -124,6 +125,9 @@ class PageHeap {
 
   // Null where touched pages are not counted.
   TouchedPages* touched_pages() const { return touched_pages_.get(); }
+  // What the library itself writes to, whatever the program does.
+  TouchedPages& written_pages() { return written_pages_; }
+  const TouchedPages& written_pages() const { return written_pages_; }
   void count_touched_pages(std::uint64_t heap_base) {
     touched_pages_ = std::make_unique<TouchedPages>(heap_base);
   }
@@ -473,9 +477,9 @@ class PageHeap {
 
   void decommit(SpanIndex span) {
     const std::uint64_t pages = spans_[span].pages;
-    if (touched_pages_) {
-      touched_pages_->give_back(spans_[span].start_page << page_.shift, pages << page_.shift);
-    }
+    const std::uint64_t address = spans_[span].start_page << page_.shift;
+    if (touched_pages_) touched_pages_->give_back(address, pages << page_.shift);
+    written_pages_.give_back(address, pages << page_.shift);
     ++stats_.decommit_count;
     stats_.total_decommit_bytes += pages << page_.shift;
     stats_.committed_bytes -= pages << page_.shift;
@@ -496,6 +500,7 @@ class PageHeap {
   std::uint64_t next_leaf_ = 0;  // Every leaf of the real page map below it exists, or is never needed.
   FreeSpans normal_;
   FreeSpans returned_;
+  TouchedPages written_pages_;
   PageHeapStats stats_;
   // 0 until the library's own variables are initialised; the assembling header says when that is.
   double release_rate_ = 0.0;

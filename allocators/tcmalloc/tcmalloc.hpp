@@ -119,7 +119,10 @@ class Tcmalloc {
     const Block moved = malloc_for_realloc(request, old_bytes);
     if (!moved) return {};
     note_allocation(moved);
-    touch(moved, std::min(old_bytes, request.size));  // What was copied.
+    const std::uint64_t copied_bytes = std::min(old_bytes, request.size);
+    copied_bytes_ += copied_bytes;
+    tiers_->page_heap.written_pages().touch(*placement(moved), copied_bytes);
+    touch(moved, copied_bytes);
     touch_program_bytes(moved, request.size);
     release(old, request.thread);
     return moved;
@@ -459,6 +462,7 @@ class Tcmalloc {
   std::uint64_t large_allocations_ = 0;
   std::uint64_t large_system_memory_ = 0;
   std::uint64_t reallocations_in_place_ = 0;
+  std::uint64_t copied_bytes_ = 0;
 };
 
 inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
@@ -510,6 +514,7 @@ inline harness::Counters Tcmalloc::counters() const {
       {"large_allocations", large_allocations_},
       {"large_allocations_from_new_os_memory", large_system_memory_},
       {"reallocations_in_place", reallocations_in_place_},
+      {"reallocation_copied_bytes", copied_bytes_},
       {"flushes", front.flushes},
       {"flushed_objects", front.flushed_objects},
       {"thread_cache_scavenges", front.scavenges},
@@ -530,6 +535,7 @@ inline harness::Counters Tcmalloc::counters() const {
       {"os_calls", system.calls() + pages.decommit_count},
       {"os_bytes_requested", system.taken_bytes()},
       {"released_bytes_total", pages.total_decommit_bytes},
+      {"page_faults", tiers_->page_heap.written_pages().faults()},
       {"central_lock_acquisitions", central_locks},
       {"page_heap_lock_acquisitions", page_heap_locks}};
   harness::Counters result;

@@ -25,7 +25,9 @@ class TouchedPages {
     const std::uint64_t last = ((address + bytes - 1) >> kPageShift) - base_page_;
     if (last / kWordPages >= words_.size()) words_.resize(std::max(last / kWordPages + 1, 2 * words_.size()));
     for_words(first, last, [this](std::uint64_t& word, std::uint64_t mask) {
-      pages_ += static_cast<std::uint64_t>(std::popcount(mask & ~word));
+      const auto faults = static_cast<std::uint64_t>(std::popcount(mask & ~word));
+      pages_ += faults;
+      all_faults_ += faults;
       word |= mask;
     });
     peak_pages_ = std::max(peak_pages_, pages_);
@@ -45,9 +47,14 @@ class TouchedPages {
 
   std::uint64_t bytes() const { return pages_ << kPageShift; }
   std::uint64_t peak_bytes() const { return peak_pages_ << kPageShift; }
+  // How often a page was touched that had no memory.
+  std::uint64_t faults() const { return all_faults_; }
+
+  // Pages are the operating system's (x86-64).
+  static constexpr std::uint64_t kPageBytes = 4096;
 
  private:
-  static constexpr int kPageShift = 12;  // x86-64.
+  static constexpr int kPageShift = std::countr_zero(kPageBytes);
   static constexpr std::uint64_t kWordPages = 64;
 
   template <typename F>
@@ -63,6 +70,7 @@ class TouchedPages {
   std::vector<std::uint64_t> words_;  // A bit a page.
   std::uint64_t pages_ = 0;
   std::uint64_t peak_pages_ = 0;
+  std::uint64_t all_faults_ = 0;
 };
 
 }  // namespace tcmalloc

@@ -260,6 +260,14 @@ class TestBesideATrace:
         assert footprint(model)["runtime"] == before + 320
 
 
+def test_bytes_that_a_realloc_copies_are_counted_where_the_block_moves():
+    model = Tcmalloc(version="2.10")
+    feed(model, [(ALLOC, 0, 0, 1000), (REALLOC, 0, 0, 1001), (REALLOC, 0, 0, 5000), (REALLOC, 0, 0, 100)])
+    found = counters(model)
+    assert found["reallocations_in_place"] == 1
+    assert found["reallocation_copied_bytes"] == 1024 + 100
+
+
 class TestTouchedPages:
     """A block of 1 MiB has 256 pages of 4 KiB."""
 
@@ -293,6 +301,24 @@ class TestTouchedPages:
         assert model.touched_resident_bytes() == before
         assert counters(model)["touched_resident_bytes"] == before
         assert counters(model)["peak_touched_resident_bytes"] == before + MIB
+
+    def test_a_page_fault_is_counted_each_time_that_the_library_writes_where_no_memory_is(self):
+        model = Tcmalloc(start="bare", transfer_num_objects=32)
+        feed(model, [(ALLOC, 0, 0, 3072)])  # Objects begin in four pages.
+        assert counters(model)["page_faults"] == 4
+        feed_more(model, [(FREE, 0, 0, 3072), (ALLOC, 0, 0, 3072)])
+        assert counters(model)["page_faults"] == 4
+        feed_more(model, [(ALLOC, 0, 1, MIB), (REALLOC, 0, 1, 4 * MIB)])
+        assert counters(model)["page_faults"] == 4 + 256
+        feed_more(model, [(FREE, 0, 1, 4 * MIB)])
+        model.release_free_memory()
+        feed_more(model, [(ALLOC, 0, 1, MIB), (REALLOC, 0, 1, 4 * MIB)])
+        assert counters(model)["page_faults"] == 4 + 256 + 256
+
+    def test_page_faults_are_pages_touched_where_nothing_else_is_written(self):
+        model = Tcmalloc(touch="none")
+        feed(model, [*allocations(3000, 100), *((ALLOC, 0, 3000 + i, 40 * KIB) for i in range(50))])
+        assert counters(model)["page_faults"] * 4 * KIB == model.touched_resident_bytes()
 
     def test_they_are_counted_only_where_it_is_asked_for(self):
         model = Tcmalloc()
