@@ -218,18 +218,6 @@ def records_of(batch: EventBatch) -> NDArray[Any]:
     return records
 
 
-def records_of(batch: EventBatch) -> NDArray[Any]:
-    """Return events as the driver reads them (protocol.hpp: Record)."""
-    records = np.empty(len(batch.op), _RECORD)
-    records["op"] = batch.op
-    # Exact for powers of two, which alignments are.
-    records["alignment_log2"] = np.log2(np.maximum(batch.alignment, 1)) if batch.alignment.any() else 0
-    records["thread"] = batch.thread
-    records["slot"] = batch.slot
-    records["size"] = batch.size
-    return records
-
-
 class LibraryState(NamedTuple):
     """All that the library says of itself at one moment; sizes in bytes."""
 
