@@ -366,6 +366,8 @@ class _Runner:
             result["peak_footprint"] = floor
             result["peak_committed"] = metrics.committed_bytes(floor)
         warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
+        if result.get("over") == "samples":
+            warnings.append(_OVER_SAMPLES)
         return Run(
             **self._identity(),
             summary=metrics.summary(totals, result, floor),
@@ -427,6 +429,11 @@ def _footprint(row: list[int]) -> Footprint:
     values = [None if value == _UNKNOWN else value for value in row[: len(PARTS) + 2]]
     return Footprint(*values)
 
+
+# Said once, however many of them stand in a table.
+_OVER_SAMPLES = (
+    "what is real can be asked at samples only: its peaks and means are over those (see --samples)"
+)
 
 _NO_EVENTS = EventBatch(
     op=np.empty(0, np.uint8),

@@ -288,8 +288,7 @@ def _trace_tables(result: TraceRuns, form: str) -> list[str]:
     trace, runs = result.trace, result.runs
     texts = [_trace_line(trace), _summary_table(runs, form)]
     legend = "\n".join(
-        f"{'- ' if form == 'markdown' else '  '}{run.label}: {run.description}"
-        + (f" ({run.version})" if run.kind == "library" and run.failure is None else "")
+        f"{'- ' if form == 'markdown' else '  '}{run.label}{_version_text(run)}: {run.description}"
         for run in runs
     )
     texts.append(legend)
@@ -305,6 +304,11 @@ def _trace_tables(result: TraceRuns, form: str) -> list[str]:
             text = f"```\n{run.stats_text}```" if form == "markdown" else run.stats_text.rstrip("\n")
             texts.append(f"{run.label}: its own statistics at the end of the trace\n\n{text}")
     return texts
+
+
+def _version_text(run: Run) -> str:
+    """Return what was found installed, which no option says."""
+    return f" ({run.version})" if run.kind == "library" and run.failure is None else ""
 
 
 def _trace_line(trace: Mapping[str, Any]) -> str:

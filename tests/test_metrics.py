@@ -52,29 +52,31 @@ def test_a_ratio_over_nothing_is_nothing():
     assert metrics.at_moment(PARTS, requested=0, floor_committed=0)["overhead"] is None
 
 
+TRACE = {
+    "events": 4,
+    "allocations": 3,
+    "reallocations": 1,
+    "frees": 2,
+    "remote_frees": 1,
+    "peak_requested_bytes": 500,
+    "end_requested_bytes": 10,
+    "requested_sum": 1000,
+}
+RESULT = {
+    "committed_sum": 1500,
+    "peak_mapped": 1000,
+    "peak_committed": 920,
+    "committed_at_peak_requested": 700,
+    "requested_at_peak_committed": 460,
+    "failed_allocations": 0,
+    "peak_footprint": PARTS,
+    "end_footprint": PARTS,
+    "counters": {"front_end_hits": 3},
+}
+
+
 def test_fragmentation_is_a_ratio_of_sums_and_of_maxima():
-    trace = {
-        "events": 4,
-        "allocations": 3,
-        "reallocations": 1,
-        "frees": 2,
-        "remote_frees": 1,
-        "peak_requested_bytes": 500,
-        "end_requested_bytes": 10,
-        "requested_sum": 1000,
-    }
-    result = {
-        "committed_sum": 1500,
-        "peak_mapped": 1000,
-        "peak_committed": 920,
-        "committed_at_peak_requested": 700,
-        "requested_at_peak_committed": 460,
-        "failed_allocations": 0,
-        "peak_footprint": PARTS,
-        "end_footprint": PARTS,
-        "counters": {"front_end_hits": 3},
-    }
-    summary = metrics.summary(trace, result, floor=PARTS)
+    summary = metrics.summary(TRACE, RESULT, floor=PARTS)
     assert summary["fragmentation_mean"] == 1.5
     assert summary["fragmentation_peak_ratio"] == 920 / 500
     assert summary["fragmentation_at_peak_requested"] == 700 / 500
@@ -111,3 +113,41 @@ def test_classes_share_their_waste():
     assert [row["waste_bytes"] for row in shared] == [16, 48]
     assert [row["waste_share"] for row in shared] == [0.25, 0.75]
     assert shared[0]["rounding_bytes"] == 4
+
+
+def test_what_is_asked_at_samples_gives_a_mean_in_place_of_a_sum():
+    summary = metrics.summary(
+        TRACE, RESULT | {"committed_sum": None, "mean_committed_bytes": 400.0}, floor=PARTS
+    )
+    assert summary["mean_committed_bytes"] == 400
+    assert summary["fragmentation_mean"] == 400 / 250
+
+
+def test_the_kernels_count_and_the_time_have_names_of_their_own():
+    resident = {"floor": 1, "peak": 3, "end": 2}
+    result = RESULT | {"resident": resident, "timing": {"kind": "measured", "ns_per_event": 12.5}}
+    summary = metrics.summary(TRACE, result, floor=PARTS)
+    assert {name: summary[f"{name}_resident_bytes"] for name in resident} == resident
+    assert summary["measured_ns_per_event"] == 12.5
+    assert summary["modelled_ns_per_event"] is None
+
+
+def test_of_what_failed_only_the_trace_is_known():
+    nothing = dict.fromkeys(PARTS)
+    result = {**metrics.UNKNOWN_RESULT, "peak_footprint": nothing, "end_footprint": nothing}
+    known = {name for name, value in metrics.summary(TRACE, result, nothing).items() if value is not None}
+    assert known == {
+        "peak_requested_bytes",
+        "mean_requested_bytes",
+        "end_requested_bytes",
+        "remote_free_rate",
+    }
+
+
+def test_committed_bytes_over_samples_need_every_sample():
+    assert metrics.over_samples({"mapped": [10, 30], "released": [0, 10]}) == {
+        "peak_committed_bytes": 20,
+        "mean_committed_bytes": 15,
+    }
+    for samples in ({"mapped": [10, 30], "released": [0, None]}, {"mapped": [], "released": []}):
+        assert set(metrics.over_samples(samples).values()) == {None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness import report
@@ -87,6 +89,91 @@ def test_allocators_stand_side_by_side_and_align():
     assert "87.5 %" in page_heap
     assert "central" not in text  # A tier that holds nothing anywhere has no row.
     assert text.count("note: one note") == 1
+
+
+TIMING = {
+    "kind": "measured",
+    "ns_per_event": 20.0,
+    "low": 19.0,
+    "high": 25.5,
+    "repetitions": 3,
+    "driver_ns_per_event": 4.0,
+    "ns_by_op": {"alloc": 30.0, "free": 12.0},
+    "latency_ns": {"p50": 10.0, "p99.9": 2500.0},
+    "cost_table": None,
+}
+MODELLED = TIMING | {"kind": "modelled", "driver_ns_per_event": None, "ns_by_op": None, "latency_ns": None}
+SAMPLES = {"mapped": [1000, 3000], "released": [0, 0]}
+
+
+def printed(*runs):
+    return report.comparison([TraceRuns(TRACE, list(runs))], Environment(), "table")
+
+
+def row_of(text, heading):
+    (row,) = (line for line in text.splitlines() if line.startswith(heading))
+    return row.removeprefix(heading).split("  ")
+
+
+def cells_of(text, heading):
+    return [cell.strip() for cell in row_of(text, heading) if cell.strip()]
+
+
+def test_time_says_of_every_cell_whether_it_was_measured_or_modelled():
+    text = printed(
+        a_run("a", 1024), replace(a_run("b", 1024), timing=TIMING), replace(a_run("c", 1024), timing=MODELLED)
+    )
+    assert cells_of(text, "ns an event") == ["-", "20.0 ns (measured)", "20.0 ns (modelled)"]
+    assert cells_of(text, "· least and most") == ["-", "19.0 to 25.5", "19.0 to 25.5"]
+    assert cells_of(text, "· driver's own, taken off") == ["-", "4.0 ns", "-"]
+    assert cells_of(text, "· alloc alone") == ["-", "30.0 ns", "-"]
+    assert cells_of(text, "· latency, p99.9") == ["-", "2,500.0 ns", "-"]
+    assert "ns an event" not in printed(a_run("a", 1024))
+
+
+def test_resident_memory_has_rows_where_anybody_knows_it():
+    known = a_run("b", 1024)
+    known.summary["peak_resident_bytes"] = 4096
+    assert cells_of(printed(a_run("a", 1024), known), "resident: peak") == ["-", "4.00 KiB"]
+    assert "resident" not in printed(a_run("a", 1024))
+
+
+def test_a_failed_run_is_a_column_and_a_line():
+    broken = a_run("b", 1024)
+    broken = replace(
+        broken,
+        failure="b: it was ended by SIGSEGV",
+        summary=dict.fromkeys(broken.summary),
+        footprint=dict.fromkeys(broken.footprint, dict.fromkeys((*PARTS, "mapped", "metadata"))),
+    )
+    text = printed(a_run("a", 1024), broken)
+    assert text.splitlines()[4].split() == ["model", "failed"]
+    assert cells_of(text, "peak committed") == ["1.00 KiB", "-"]
+    assert "\n\nfailed: b: it was ended by SIGSEGV\n" in text
+
+
+def test_a_model_stands_beside_what_it_models_with_the_difference():
+    model = replace(a_run("a", 3000), samples=SAMPLES, timing=MODELLED)
+    real = replace(
+        a_run("b", 3000),
+        models="a",
+        samples=SAMPLES | {"mapped": [1500, 3000]},
+        timing=TIMING | {"ns_per_event": 25.0},
+    )
+    text = printed(model, real).partition("a beside what it models")[2]
+    assert cells_of(text, "peak committed, over samples")[-1] == "equal"
+    assert cells_of(text, "mean committed, over samples")[-1] == "-11.11 %"
+    assert cells_of(text, "ns an event, modelled and measured") == ["20.0 ns", "25.0 ns", "-20.00 %"]
+    assert "beside what it models" not in printed(model, replace(real, failure="b: it crashed"))
+
+
+def test_csv_has_a_column_for_each_number_of_time_and_for_a_failure():
+    runs = [replace(a_run("a", 1024), timing=TIMING), replace(a_run("b", 1024), failure="b: it crashed")]
+    header, first, second = report.comparison_csv([TraceRuns(TRACE, runs)]).splitlines()
+    names = header.split(",")
+    assert first.split(",")[names.index("timing.ns_by_op.alloc")] == "30.0"
+    assert first.split(",")[names.index("timing.kind")] == "measured"
+    assert second.split(",")[names.index("failure")] == "b: it crashed"
 
 
 def test_csv_rows_may_differ_in_columns():

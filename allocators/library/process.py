@@ -402,7 +402,10 @@ _SAMPLE = np.dtype([("op", "<u4"), ("ticks", "<u4")])
 
 
 class Timed(NamedTuple):
-    """One timed run: its nanoseconds, and of the calls that were timed alone their op and nanoseconds."""
+    """One timed run: its nanoseconds, and of the calls that were timed alone their op and nanoseconds.
+
+    The nanoseconds are processor time of all threads together, without waiting for each other's objects.
+    """
 
     ns: int
     ops: NDArray[np.uint32]
@@ -436,8 +439,8 @@ def start_timing(
 
 def timed(child: Child) -> Timed:
     """Wait for a process of start_timing() and return what it measured."""
-    ns, ticks, clock_ticks, _, count = _TIMED.unpack(child.receive(_TIMED.size))
+    ns, elapsed_ns, ticks, clock_ticks, count = _TIMED.unpack(child.receive(_TIMED.size))
     samples = np.frombuffer(child.receive(count * _SAMPLE.itemsize), _SAMPLE)
-    ns_per_tick = ns / max(ticks, 1)
+    ns_per_tick = elapsed_ns / max(ticks, 1)
     latencies = np.maximum(samples["ticks"].astype(np.float64) - clock_ticks, 0.0) * ns_per_tick
     return Timed(ns, samples["op"], latencies)

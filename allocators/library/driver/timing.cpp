@@ -76,7 +76,8 @@ struct Thread {
 };
 
 struct Answer {
-  std::uint64_t ns, ticks, clock_ticks, failures, samples;
+  std::uint64_t ns;  // Of processor time, all threads together, without waiting for each other's objects.
+  std::uint64_t elapsed_ns, elapsed_ticks, clock_ticks, samples;
 };
 
 Functions functions{malloc, calloc, realloc, posix_memalign, free};
@@ -89,7 +90,7 @@ std::size_t thread_count = 0;
 std::uint32_t sample_every = 0;
 std::atomic<bool> has_begun = false;
 std::atomic<std::size_t> running = 0;
-std::atomic<std::uint64_t> failures = 0;
+std::atomic<std::uint64_t> processor_ns = 0;
 std::atomic<std::size_t> sample_count = 0;
 
 // What is known of an object number while the waits are found.
@@ -185,9 +186,9 @@ std::uint64_t ticks_now() {
   return ticks;
 }
 
-std::uint64_t ns_now() {
+std::uint64_t ns_of(clockid_t clock) {
   timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
@@ -215,17 +216,12 @@ void carry_out(const Step& step) {
       } else {
         block = functions.allocate(step.size);
       }
-      if (block == nullptr) ++failures;
       blocks[step.slot] = block;
       return;
     }
     case Op::kRealloc: {
       void* const block = functions.reallocate(blocks[step.slot], step.size == 0 ? 1 : step.size);
-      if (block == nullptr) {
-        ++failures;  // The old block stands.
-      } else {
-        blocks[step.slot] = block;
-      }
+      if (block != nullptr) blocks[step.slot] = block;  // Otherwise the old block stands.
       return;
     }
     case Op::kFree:
@@ -237,7 +233,10 @@ void carry_out(const Step& step) {
   }
 }
 
-void wait_until(const std::atomic<std::uint32_t>& done, std::uint32_t wanted) {
+// Returns how much processor time the wait has taken.
+std::uint64_t wait_until(const std::atomic<std::uint32_t>& done, std::uint32_t wanted) {
+  if (done.load(std::memory_order_acquire) >= wanted) return 0;
+  const std::uint64_t before = ns_of(CLOCK_THREAD_CPUTIME_ID);
   for (int spins = 0; done.load(std::memory_order_acquire) < wanted; ++spins) {
     if (spins < 200) {
       __builtin_ia32_pause();
@@ -245,17 +244,18 @@ void wait_until(const std::atomic<std::uint32_t>& done, std::uint32_t wanted) {
       sched_yield();
     }
   }
+  return ns_of(CLOCK_THREAD_CPUTIME_ID) - before;
 }
 
 // The steps of one thread up to its end; false where the thread is to end and a later one goes on.
 template <bool kSamples>
-bool run(std::size_t self) {
+bool run(std::size_t self, std::uint64_t& waited_ns) {
   Thread& thread = threads[self];
   std::uint32_t until_sample = sample_every;
   while (thread.next < thread.stop) {
     const Step& step = steps[thread.next++];
     if (step.op == kWait) {
-      wait_until(progress[step.size].done, step.slot);
+      waited_ns += wait_until(progress[step.size].done, step.slot);
     } else if (kSamples && --until_sample == 0) {
       until_sample = sample_every;
       const std::uint64_t before = ticks_now();
@@ -276,12 +276,20 @@ bool run(std::size_t self) {
   return true;
 }
 
+bool run_timed(std::size_t self) {
+  std::uint64_t waited_ns = 0;
+  const std::uint64_t before = ns_of(CLOCK_THREAD_CPUTIME_ID);
+  const bool is_done = sample_every > 0 ? run<true>(self, waited_ns) : run<false>(self, waited_ns);
+  processor_ns += ns_of(CLOCK_THREAD_CPUTIME_ID) - before - waited_ns;
+  return is_done;
+}
+
 void start(std::size_t number);
 
 void* thread_main(void* argument) {
   const auto self = static_cast<std::size_t>(reinterpret_cast<std::uintptr_t>(argument));
   while (!has_begun.load(std::memory_order_acquire)) sched_yield();
-  if (sample_every > 0 ? run<true>(self) : run<false>(self)) {
+  if (run_timed(self)) {
     --running;
   } else {
     start(self);  // Another thread that has this one's number.
@@ -336,14 +344,14 @@ int main(int argument_count, char** arguments) {
     ++running;
     start(number);
   }
-  const std::uint64_t ns = ns_now(), ticks = ticks_now();
+  const std::uint64_t ns = ns_of(CLOCK_MONOTONIC), ticks = ticks_now();
   has_begun.store(true, std::memory_order_release);
-  while (sample_every > 0 ? !run<true>(0) : !run<false>(0)) {
+  while (!run_timed(0)) {
   }
   while (running.load(std::memory_order_acquire) > 0) sched_yield();
-  answer.ticks = ticks_now() - ticks;
-  answer.ns = ns_now() - ns;
-  answer.failures = failures;
+  answer.elapsed_ticks = ticks_now() - ticks;
+  answer.elapsed_ns = ns_of(CLOCK_MONOTONIC) - ns;
+  answer.ns = processor_ns;
   answer.samples = sample_count;
   write_all(&answer, sizeof answer);
   write_all(samples.data(), answer.samples * sizeof(Sample));
