@@ -77,7 +77,7 @@ struct Call {
 };
 
 // Everything below belongs to the thread whose turn it is.
-Thread threads[1 << 16];
+constinit Thread threads[1 << 16] = {};
 Array<Record> records;
 Array<std::uint64_t> answers;
 Array<void*> blocks;  // By slot.
