@@ -149,10 +149,16 @@ def _traces_at_once(specs: Sequence[Spec]) -> int:
 def _compare_settings(runners: Sequence[_Runner], runs: Sequence[Run]) -> None:
     """Let each real library say whether the model beside it has other settings than it."""
     for real, run in zip(runners, runs, strict=True):
-        if run.models is None or not hasattr(real.allocator, "differs_from"):
+        if run.failure is not None or not hasattr(real.allocator, "differs_from"):
             continue
         for model in runs:
-            if model.allocator == run.models and (text := real.allocator.differs_from(model.options)):
+            if model.allocator != run.models:
+                continue
+            try:
+                text = real.allocator.differs_from(model.options)
+            except HarnessError as error:  # What cannot be compared is still worth its rows.
+                text = str(error)
+            if text:
                 run.warnings.append(f"{run.label}: {text}")
 
 

@@ -87,8 +87,7 @@ class Measured:
         self._time_limit_seconds = time_limit_seconds
         self._library = self._find()
         self._environment = self._settings()
-        # Closed by close(), not where it was opened.
-        self._spool: IO[bytes] | None = tempfile.TemporaryFile() if timing == "on" else None  # noqa: SIM115
+        self._spool: IO[bytes] | None = None
         self._events = self._kept_events = 0
         self._timer: Child | None = None
         self._is_closed = False
@@ -97,6 +96,8 @@ class Measured:
         )
         try:
             self._check_about()
+            if timing == "on":
+                self._spool = tempfile.TemporaryFile()  # noqa: SIM115, since close() closes it.
             self._tally = _Tally(self._process.about.name, self._process.statistics())
         except BaseException:
             self.close()

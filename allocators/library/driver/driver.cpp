@@ -47,7 +47,8 @@ class Turn {
   }
 
   void wait() {
-    // A hand-over on another core takes less than going to sleep.
+    // A hand-over on another core takes less than going to sleep; a longer wait takes that core away from
+    // whose turn it is.
     for (int spins = 0; word_.load(std::memory_order_acquire) == 0; ++spins) {
       if (spins < kSpins) {
         __builtin_ia32_pause();
@@ -59,7 +60,7 @@ class Turn {
   }
 
  private:
-  static constexpr int kSpins = 200;
+  static constexpr int kSpins = 20;
 
   std::atomic<std::uint32_t> word_ = 0;
 };
@@ -77,7 +78,7 @@ struct Call {
 };
 
 // Everything below belongs to the thread whose turn it is.
-Thread threads[1 << 16];
+constinit Thread threads[1 << 16] = {};
 Array<Record> records;
 Array<std::uint64_t> answers;
 Array<void*> blocks;  // By slot.

@@ -23,6 +23,8 @@
 #pragma weak mi_version
 #pragma weak mi_process_info
 extern "C" {
+extern char __bss_start, _end;  // The driver's own variables, from the linker.
+
 const char* tc_version(int* major, int* minor, const char** patch);
 std::size_t tc_nallocx(std::size_t size, int flags);
 int MallocExtension_GetNumericProperty(const char* name, std::size_t* value);
@@ -154,7 +156,7 @@ std::uint64_t mapped_bytes() {
     if (has_file || is_kernels || one[space + 2] != 'w') continue;
     all += number_in(one.substr(dash + 1), 16) - number_in(one, 16);
   }
-  std::uint64_t own = stacks_used * kStackBytes;
+  std::uint64_t own = stacks_used * kStackBytes + static_cast<std::uint64_t>(&_end - &__bss_start);
   for (std::size_t i = 0; i < own_region_count; ++i) own += own_regions[i].bytes;
   return all > own ? all - own : 0;
 }

@@ -85,7 +85,7 @@ Array<Step> steps;
 Array<void*> blocks;
 Array<Sample> samples;
 Thread threads[kThreads];
-Progress progress[kThreads];
+constinit Progress progress[kThreads] = {};
 std::size_t thread_count = 0;
 std::uint32_t sample_every = 0;
 std::atomic<bool> has_begun = false;
