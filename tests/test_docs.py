@@ -12,7 +12,7 @@ from support import harness
 
 from harness.costs import shipped
 from harness.distributions import load, names
-from harness.report import ns_text
+from harness.report import cost_text
 
 PAGE = (Path(__file__).parent.parent / "docs" / "generate.md").read_text()
 COMMANDS = [
@@ -48,7 +48,7 @@ def test_the_costs_of_the_page_are_those_that_ship(model, table):
     assert f"`{model}`: {table.name}" in COSTS
     section = COSTS.split(f"### {model}\n")[1].split("\n#")[0]
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([\d,.]+) \|", section, re.M))
-    assert rows == {path: ns_text(ns) for path, ns in table.ns.items()}
+    assert rows == {path: cost_text(ns) for path, ns in table.ns.items()}
 
 
 @pytest.mark.parametrize("name", names())

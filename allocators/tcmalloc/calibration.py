@@ -14,8 +14,7 @@ from allocators.library import LibraryProcess, find_tcmalloc, time_events
 from harness.calibration import Measured
 from harness.workloads import Workload
 
-from . import Tcmalloc
-from .conformance import modelled_release
+from . import Tcmalloc, modelled_release
 
 # Nanoseconds; where a fit begins. From timing single paths of gperftools 2.10 on an AMD EPYC.
 GUESSES = {

@@ -331,6 +331,8 @@ def test_an_interruption_ends_all_children_at_once(build, tmp_path):
         [*HARNESS, "replay", path, "-a", "glibc", "-a", f"library:path={hanging}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Where the tests run in the background of a shell, they ignore the interrupt, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert eventually(lambda: len(children_of(running.pid)) >= 2)
     children = children_of(running.pid)
