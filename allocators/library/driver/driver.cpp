@@ -20,6 +20,7 @@
 #include <atomic>
 #include <charconv>
 #include <climits>
+#include <csignal>
 #include <cstdlib>
 
 #include "memory.hpp"
@@ -335,6 +336,8 @@ void fix_addresses(char** arguments) {
 int main(int count, char** arguments) {
   using namespace driver;
   fix_addresses(arguments);
+  // A library that hangs would outlive a parent that was killed.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   if (count < 3) die("usage: driver ANSWERS TOUCH [resident]");
   answer_pipe = std::atoi(arguments[1]);

@@ -12,11 +12,13 @@
 // number is used again only by the thread that freed its object, so that nobody waits for a number.
 #include <pthread.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <x86intrin.h>
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <ctime>
@@ -326,6 +328,8 @@ const Record* records_of(int file, std::size_t& count) {
 
 int main(int argument_count, char** arguments) {
   using namespace driver;
+  // A library that hangs would outlive a parent that was killed.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (argument_count != 6) die("usage: timing ANSWERS RECORDS free|ordered EVERY malloc|nothing");
   answer_pipe = std::atoi(arguments[1]);
   std::size_t count = 0;

@@ -324,7 +324,8 @@ def children_of(number):
     ]
 
 
-def test_an_interruption_ends_all_children_at_once(build, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interruption_ends_all_children_at_once(build, tmp_path, sent, status):
     hanging = build("hanging", bump("for (;;) pause();"))
     path = write_trace(tmp_path / "t.parquet", random_rows(5000))
     running = subprocess.Popen(
@@ -337,8 +338,8 @@ def test_an_interruption_ends_all_children_at_once(build, tmp_path):
     assert eventually(lambda: len(children_of(running.pid)) >= 2)
     children = children_of(running.pid)
     time.sleep(0.3)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(10) == 130
+    running.send_signal(sent)
+    assert running.wait(10) == status
     running.communicate()
     assert eventually(lambda: not any(runs_still(child) for child in children))
 
