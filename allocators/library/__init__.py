@@ -1,8 +1,7 @@
 """Real allocation libraries, each in a process of its own: rows of the table, and the truth of models."""
 
-from .build import build_driver, build_timer, find_library, find_tcmalloc
-from .process import RANGE, UNMOVED, About, LibraryProcess, LibraryState, MeasuredProcess
-from .timing import time_events
+from .build import build_driver, find_library, find_tcmalloc
+from .process import RANGE, UNMOVED, About, LibraryProcess, LibraryState, MeasuredProcess, time_events
 
 __all__ = [
     "RANGE",
@@ -13,7 +12,6 @@ __all__ = [
     "MeasuredProcess",
     "about_tcmalloc",
     "build_driver",
-    "build_timer",
     "find_library",
     "find_tcmalloc",
     "time_events",

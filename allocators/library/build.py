@@ -14,7 +14,6 @@ from typing import Literal
 from harness.errors import AllocatorError
 
 DRIVER = Path(__file__).parent / "driver"
-TIMER = Path(__file__).parent / "timing"
 
 _REMEDY = "install it with `apt-get install libgoogle-perftools-dev` (Fedora: gperftools-devel)"
 
@@ -67,11 +66,6 @@ def build_driver(program: Literal["conform", "measure", "time"] = "conform") -> 
     AllocatorError where there is no compiler, or for `conform` where gperftools' headers are missing.
     """
     return _built(program, [DRIVER / name for name in _PROGRAMS[program]])
-
-
-def build_timer() -> Path:
-    """Return the program that times a malloc; AllocatorError where there is no compiler."""
-    return _built("timer", sorted(TIMER.glob("*.cpp")))
 
 
 def _built(program: str, sources: list[Path]) -> Path:

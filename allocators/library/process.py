@@ -8,9 +8,10 @@ import select
 import signal
 import struct
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -48,6 +49,9 @@ _LAST_WORDS_SECONDS = 1.0
 
 # How long it is waited for an answer before looking whether the process is still there.
 _LOOK_SECONDS = 0.2
+
+# Longer than a workload takes; a library that waits for itself would else never be told.
+_LONGEST_SECONDS = 300.0
 
 # Frame: kind, count, argument.
 _FRAME = struct.Struct("<IIQ")
@@ -444,3 +448,33 @@ def timed(child: Child) -> Timed:
     ns_per_tick = elapsed_ns / max(ticks, 1)
     latencies = np.maximum(samples["ticks"].astype(np.float64) - clock_ticks, 0.0) * ns_per_tick
     return Timed(ns, samples["op"], latencies)
+
+
+def time_events(library: Path, batches: Iterable[EventBatch]) -> tuple[int, int]:
+    """Return what events take in the driver alone and with the library: ns of processor time.
+
+    On one thread, in their order, each time in a fresh process. AllocatorError where one fails.
+    """
+    with tempfile.TemporaryFile() as file:
+        for batch in batches:
+            records = records_of(batch)
+            records["thread"] = 0
+            file.write(records.data.cast("B"))
+        file.flush()
+        taken = []
+        for does_nothing in (True, False):
+            child = start_timing(
+                None if does_nothing else library,
+                {},
+                file.fileno(),
+                mode="free",
+                sample_every=0,
+                does_nothing=does_nothing,
+                time_limit_seconds=_LONGEST_SECONDS,
+            )
+            try:
+                taken.append(timed(child).ns)
+            finally:
+                child.close()
+    driver_ns, ns = taken
+    return driver_ns, ns
