@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import repeat
-from multiprocessing import get_context
 from queue import Queue
 from typing import Any, Self
 
@@ -125,9 +122,19 @@ def replay_all(
             with progress(path) as told:
                 yield _replay_or_fault(path, specs, settings, told)
         return
+    # Loaded here, since most replays start without.
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     # Spawned: a copy of a process with threads may copy a lock that one of them holds.
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_replay_or_fault, paths, repeat(specs), repeat(settings))
+        coming = [pool.submit(_replay_or_fault, path, specs, settings) for path in paths]
+        for path, future in zip(paths, coming, strict=True):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield HarnessError(f"{path}: not replayed: a process was killed, perhaps for want of memory")
 
 
 def _replay_or_fault(

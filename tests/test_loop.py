@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from python_ideal import PythonIdeal
 from strategies import every_event, traces
 
 from harness.allocator import (
@@ -40,24 +41,6 @@ class PlainIdeal(Allocator):
 
     def footprint(self):
         return Footprint(live=self.live, mapped=self.live, metadata=0)
-
-
-class CountingIdeal(Allocator):
-    """The same with the two numbers kept as they change."""
-
-    def __init__(self):
-        self.mapped_bytes = self.committed_bytes = 0
-
-    def allocate(self, request):
-        size = request.size
-        self.mapped_bytes = self.committed_bytes = self.committed_bytes + size
-        return size
-
-    def release(self, block, thread):
-        self.mapped_bytes = self.committed_bytes = self.committed_bytes - block
-
-    def footprint(self):
-        return Footprint(live=self.mapped_bytes, mapped=self.mapped_bytes, metadata=0)
 
 
 class Changeable(Allocator):
@@ -168,7 +151,7 @@ def as_told(allocator, batch, stops):
     }
 
 
-@pytest.mark.parametrize("kind", [PlainIdeal, CountingIdeal])
+@pytest.mark.parametrize("kind", [PlainIdeal, PythonIdeal])
 @given(batch=traces())
 def test_samples_and_totals_are_those_of_the_native_loop(kind, batch):
     plain, native = kind(), find("ideal")[0].create()
@@ -203,7 +186,7 @@ def test_every_event_counts_whatever_fails_and_wherever_the_trace_is_cut(
     assert allocator.heard == told.heard
 
 
-class Forgetful(CountingIdeal):
+class Forgetful(PythonIdeal):
     """Says that it has mapped a page more than its footprint does."""
 
     def allocate(self, request):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from dataclasses import asdict
@@ -10,6 +12,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from python_ideal import PythonIdeal
 from support import SMALL, TRACES, random_rows, write_trace
 
 from harness.allocator import ALLOC, FREE, PARTS, REALLOC, Allocator, Footprint, Spec, find
@@ -118,6 +121,21 @@ def test_several_traces_on_many_cores_give_what_they_give_one_after_the_other(
     at_once = list(replay_all(paths, specs))
     assert [str(outcome) for outcome in at_once] == [str(outcome) for outcome in outcomes]
     assert [type(outcome) for outcome in at_once] == [TraceRuns, TraceError, TraceRuns]
+
+
+class Killed(PythonIdeal):
+    """Ends its process, as the system does where memory is short."""
+
+    def allocate(self, request):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_costs_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.replay._usable_cores", lambda: 8)
+    paths = [str(write_trace(tmp_path / f"{name}.parquet", SMALL)) for name in "ab"]
+    outcomes = list(replay_all(paths, [Spec("killed", Killed, {})]))
+    assert [str(outcome).partition(": ")[0] for outcome in outcomes] == paths
+    assert all("a process was killed" in str(outcome) for outcome in outcomes)
 
 
 def test_what_was_assumed_of_noscan_is_a_warning(tmp_path):

@@ -12,12 +12,10 @@ import numpy as np
 
 from harness.allocator import ALLOC, FREE, EventBatch
 from harness.calibration import Measured
-from harness.errors import AllocatorError
 from harness.workloads import Workload
 
-from .conformance import go_from, modelled_version
+from .conformance import go_from, modelled_version, whole_start
 from .runtime import RuntimeProcess, find_toolchain
-from .snapshot import Snapshot
 
 # Nanoseconds; where a fit begins: clock.hpp, and single paths timed with Go 1.27.3 on an AMD EPYC.
 GUESSES = {
@@ -42,9 +40,6 @@ GUESSES = {
 # than all the runs.
 _TABLES = (1 << 13, 1 << 17)
 
-# Processes to begin with, until one is whole.
-_STARTS = 10
-
 _NO_STOPS = np.zeros(0, np.int64)
 
 
@@ -59,7 +54,7 @@ class Subject:
 
     def counters(self, workload: Workload) -> Mapping[str, int]:
         """Return what the model counts."""
-        start = self._whole_start(workload)
+        _, start = whole_start(lambda: self._process(workload))
         options: dict[str, Any] = {
             "version": modelled_version(self._toolchain),
             "greentea": "on" if start.greentea else "off",
@@ -86,20 +81,6 @@ class Subject:
 
     def close(self) -> None:
         """Nothing to end: every run is a process of its own."""
-
-    def _whole_start(self, workload: Workload) -> Snapshot:
-        # In a process that scavenges just then, pages are nobody's: another one is begun.
-        for attempt in range(1, _STARTS + 1):
-            with self._process(workload) as process:
-                start = process.start.snapshot()
-            try:
-                start.check()
-            except ValueError as fault:
-                if attempt == _STARTS:
-                    raise AllocatorError(f"{self.library}: no start is whole: {fault}") from fault
-            else:
-                break
-        return start
 
     def _process(self, workload: Workload) -> RuntimeProcess:
         slots = max(int(batch.slot.max(initial=0)) + 1 for batch in workload.batches)

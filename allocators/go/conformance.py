@@ -265,9 +265,6 @@ class Production:
     # What a run is judged by; of the model, bytes in use are looked at so often.
     _SAMPLES = 4096
 
-    # Processes to begin with, until one is whole.
-    _STARTS = 10
-
     def __init__(
         self, toolchain: Toolchain, options: Mapping[str, Any], events: Callable[[], Iterable[EventBatch]]
     ) -> None:
@@ -279,7 +276,8 @@ class Production:
             self._slots = max(self._slots, int(batch.slot.max(initial=0)) + 1)
             self._count += len(batch.op)
         self._procs = 1 if options["procs"] == "auto" else int(options["procs"])
-        self._start = self._whole_start()
+        name, self._start = whole_start(self._process)
+        self.truth_name = f"{name}, GOMAXPROCS={self._procs}"
         green = "with" if self._start.greentea else "without"
         self.model_name = f"model of Go {modelled_version(toolchain)} {green} green tea"
 
@@ -308,22 +306,6 @@ class Production:
             mean = process.replay_at_once(self._of_one_thread()).in_use_bytes_mean
             return _run_of(process.state().scalars, len(process.cycles()), mean)
 
-    def _whole_start(self) -> Snapshot:
-        # The background scavenger takes the pages that it gives back, for as long as that lasts: in a process
-        # whose state is read just then they are nobody's, and another one is begun.
-        for attempt in range(1, self._STARTS + 1):
-            with self._process() as process:
-                self.truth_name = f"{process.name}, GOMAXPROCS={self._procs}"
-                start = process.start.snapshot()
-            try:
-                start.check()
-            except ValueError as fault:
-                if attempt == self._STARTS:
-                    raise AllocatorError(f"{process.name}: no start is whole: {fault}") from fault
-            else:
-                break
-        return start
-
     def _process(self) -> RuntimeProcess:
         return RuntimeProcess(
             self._toolchain,
@@ -344,6 +326,29 @@ class Production:
 def _run_of(scalars: Mapping[str, int], cycles: int, in_use_bytes_mean: float) -> dict[str, float]:
     heap = scalars["heap_in_use"] + scalars["heap_free"] + scalars["heap_released"]
     return {"cycles": cycles, "heap_system_bytes": heap, "mean_heap_in_use_bytes": in_use_bytes_mean}
+
+
+# Processes to begin with, until one is whole.
+_STARTS = 10
+
+
+def whole_start(begin: Callable[[], RuntimeProcess]) -> tuple[str, Snapshot]:
+    """Return what a process is called, and how it stood before its first event.
+
+    AllocatorError where no start is whole. The background scavenger takes the pages that it gives back, for
+    as long as that lasts: in a process whose state is read just then they are nobody's, and another is begun.
+    """
+    for attempt in range(1, _STARTS + 1):
+        with begin() as process:
+            start = process.start.snapshot()
+        try:
+            start.check()
+        except ValueError as fault:
+            if attempt == _STARTS:
+                raise AllocatorError(f"{process.name}: no start is whole: {fault}") from fault
+        else:
+            break
+    return process.name, start
 
 
 def go_from(start: Snapshot, options: Mapping[str, Any]) -> Go:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from benchmarks.canonical import NO_STOPS, Canonical
-from benchmarks.python_ideal import PythonIdeal
+from python_ideal import PythonIdeal
 from tabulate import tabulate
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.bare import Bare, write_events
 from benchmarks.canonical import FULL, NO_STOPS, Canonical
 from benchmarks.figures import GLIBC, REAL_TCMALLOC
-from benchmarks.python_ideal import PythonIdeal
+from python_ideal import PythonIdeal
 from support import HARNESS
 
 from harness.allocator import find

@@ -104,13 +104,12 @@ class Replay {
         throw InvariantError("stop " + std::to_string(stop) + " lies outside events " + std::to_string(done) +
                              " to " + std::to_string(count) + " of the batch");
       }
-      placing_ ? run<true>(events, done, static_cast<std::size_t>(stop))
-               : run<false>(events, done, static_cast<std::size_t>(stop));
+      run(events, done, static_cast<std::size_t>(stop));
       done = static_cast<std::size_t>(stop);
       if (done > 0) requested_now_ = events.requested[done - 1];
       samples.push_back(take_sample());
     }
-    placing_ ? run<true>(events, done, count) : run<false>(events, done, count);
+    run(events, done, count);
     if (count > 0) requested_now_ = events.requested[count - 1];
     return samples;
   }
@@ -139,6 +138,10 @@ class Replay {
   }
 
   // The events of a batch from `first` up to `last`, not included.
+  void run(const Events& events, std::size_t first, std::size_t last) {
+    placing_ ? run<true>(events, first, last) : run<false>(events, first, last);
+  }
+
   template <bool kPlacing>
   void run(const Events& events, std::size_t first, std::size_t last) {
     // Behind the last event of the batch nothing is known to be fetched ahead.

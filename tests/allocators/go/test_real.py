@@ -220,10 +220,9 @@ def test_what_was_assumed_of_a_program_in_another_language_is_said():
     assert result["counters"]["sizes_rounded_to_words"] == 1
 
 
-@pytest.mark.parametrize("name", ["git-log", "redis-server"])
-def test_on_one_p_it_agrees_with_the_model_that_begins_as_it_does(name, toolchain):
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_on_one_p_it_agrees_with_the_model_that_begins_as_it_does(path, toolchain):
     """As `harness conform go` judges whole runs: within the real ones' spread, widened by 5 %."""
-    (path,) = (path for path in TRACES if path.stem == name)
     batches = list(TraceReader(str(path)).checked(Noscan.parse("0.5")))
     batches = [batch._replace(thread=np.zeros_like(batch.thread)) for batch in batches]
     means, peaks = [], []

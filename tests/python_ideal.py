@@ -20,4 +20,4 @@ class PythonIdeal(Allocator):
         self.mapped_bytes = self.committed_bytes = self.committed_bytes - block
 
     def footprint(self):
-        return Footprint(live=self.mapped_bytes, mapped=self.mapped_bytes)
+        return Footprint(live=self.mapped_bytes, mapped=self.mapped_bytes, metadata=0)
