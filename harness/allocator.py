@@ -126,6 +126,19 @@ class NativeAllocator:
         result: dict[str, Any] = self.native.result()
         return result
 
+    @property
+    def gauge_names(self) -> tuple[str, ...]:
+        """Names of what stands in a row of feed() behind SAMPLE_COLUMNS."""
+        names: tuple[str, ...] = getattr(self.native, "gauge_names", ())
+        return names
+
+    def census(self) -> dict[str, Any] | None:
+        """Return spans, objects and classes now (harness/census.py); None where there are no spans."""
+        if not hasattr(self.native, "census"):
+            return None
+        told: dict[str, Any] = self.native.census()
+        return told
+
 
 class Allocator(ABC):
     """A simulated allocator in plain Python.

@@ -207,6 +207,11 @@ def generate(output: str, **parameters: Any) -> None:
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
 @click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
 @click.option(
+    "--census",
+    is_flag=True,
+    help="Look at the spans at the peak: classes then, how full spans are. Takes a second pass up to there.",
+)
+@click.option(
     "--stats-text",
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
@@ -229,6 +234,7 @@ def replay(
     output: str | None,
     placements: str | None,
     json_samples: bool,
+    census: bool,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
@@ -258,7 +264,13 @@ def replay(
             f"--stats-text: none of these allocators prints statistics; those that do: {having}"
         )
     settings = Settings(
-        samples, chosen, batch_events or BATCH_EVENTS, placements, stats_text, costs.chosen(cost_source)
+        samples,
+        chosen,
+        batch_events or BATCH_EVENTS,
+        placements,
+        stats_text,
+        costs.chosen(cost_source),
+        census,
     )
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []

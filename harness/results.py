@@ -30,7 +30,8 @@ class Run:
     summary: dict[str, int | float | None]
     footprint: dict[str, dict[str, int | None]]  # "floor", "peak" (of committed bytes) and "end".
     counters: dict[str, int]
-    classes: list[dict[str, Any]]  # At the sample with the most committed bytes.
+    # At the sample with the most committed bytes; with a census at the first event of most of them.
+    classes: list[dict[str, Any]]
     samples: dict[str, list[int | None]]
     warnings: list[str]
     timing: dict[str, Any] | None = (
