@@ -212,6 +212,12 @@ def generate(output: str, **parameters: Any) -> None:
     help="Look at the spans at the peak: classes then, how full spans are. Takes a second pass up to there.",
 )
 @click.option(
+    "--save",
+    "directory",
+    metavar="DIR",
+    help="Keep everything in a new directory: run.json, samples.parquet, tables.txt.",
+)
+@click.option(
     "--stats-text",
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
@@ -235,6 +241,7 @@ def replay(
     placements: str | None,
     json_samples: bool,
     census: bool,
+    directory: str | None,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
@@ -249,7 +256,7 @@ def replay(
     from harness import costs
     from harness.allocator import find
     from harness.replay import Settings, replay_all
-    from harness.results import Environment, TraceRuns
+    from harness.results import Environment, TraceRuns, check_free, save
     from harness.trace import BATCH_EVENTS
 
     specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
@@ -272,6 +279,8 @@ def replay(
         costs.chosen(cost_source),
         census,
     )
+    if directory is not None:
+        check_free(directory)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -287,6 +296,9 @@ def replay(
         environment.replay_events_per_second = events / environment.seconds
     if results:
         _print(_replay_text(results, environment, form, json_samples), output)
+        if directory is not None:
+            tables = {"tables.txt": _replay_text(results, environment, "table", json_samples)}
+            save(directory, results, environment, tables)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
