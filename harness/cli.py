@@ -19,6 +19,7 @@ from harness import __version__
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from harness.comparison import Side
     from harness.trace import Noscan
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -29,6 +30,13 @@ _format = click.option(
 
 _noscan = click.option(
     "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
+)
+
+_costs = click.option(
+    "--costs",
+    "cost_source",
+    metavar="FILE|default",
+    help="What paths take, for modelled times  [default: as calibrated here, else what ships].",
 )
 
 
@@ -222,12 +230,7 @@ def generate(output: str, **parameters: Any) -> None:
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
 )
-@click.option(
-    "--costs",
-    "cost_source",
-    metavar="FILE|default",
-    help="What paths take, for modelled times  [default: as calibrated here, else what ships].",
-)
+@_costs
 @click.option(
     "--batch-events", type=click.IntRange(min=1), help="Events decoded at a time; changes no result."
 )
@@ -315,6 +318,110 @@ def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) 
     if form == "csv":
         return report.comparison_csv(results)
     return report.comparison(results, environment, form)
+
+
+_COMPARED = (
+    "two results (harness compare before.json after.json) or, on a trace, two allocators "
+    "(harness compare go go:gogc=50 --trace x.parquet)"
+)
+
+
+@cli.command()
+@click.argument("sides", metavar="A B", nargs=-1)
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    metavar="TRACE...",
+    help="A and B are allocators, NAME[:key=value,...]: replay these traces through both.",
+)
+@click.option("--classes", is_flag=True, help="Compare what each size class wastes, too.")
+@click.option("--all", "everything", is_flag=True, help="Show equal numbers, too.")
+@click.option("--different-traces", is_flag=True, help="Compare results of different traces all the same.")
+@_noscan
+@_costs
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def compare(
+    sides: tuple[str, ...],
+    traces: tuple[str, ...],
+    classes: bool,
+    everything: bool,
+    different_traces: bool,
+    noscan: str | None,
+    cost_source: str | None,
+    form: str,
+    output: str | None,
+) -> int:
+    """Say what differs between two results, A and B, number by number (docs/compare.md).
+
+    A and B are what `harness replay` wrote with --save or with --format json, or with --trace two allocators.
+    """
+    from harness import comparison_report
+    from harness.comparison import compare as run
+
+    if len(sides) < 2:
+        raise click.UsageError(f"what to compare is missing: {_COMPARED}")
+    faults: list[HarnessError] = []
+    if traces:
+        # A shell puts all files of a pattern behind --trace, which takes the first.
+        a, b, faults = _replayed_sides(sides[0], sides[1], (*traces, *sides[2:]), noscan, cost_source)
+    else:
+        a, b = _loaded_sides(sides, noscan, cost_source)
+    found = run(a, b, classes=classes, different_traces=different_traces)
+    _print(comparison_report.comparison(found, form, everything=everything), output)
+    for fault in faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults else 0
+
+
+def _loaded_sides(sides: tuple[str, ...], noscan: str | None, cost_source: str | None) -> list[Side]:
+    """Return two results that were kept."""
+    from harness.allocator import registered
+    from harness.comparison import Side
+    from harness.results import load
+
+    if noscan is not None or cost_source is not None:
+        raise click.UsageError("--noscan and --costs are for a replay: they go with --trace")
+    for side in sides:
+        if side.partition(":")[0] in registered()[0] and not os.path.exists(side):
+            raise click.UsageError(f"{side} is an allocator: say on which trace, with --trace TRACE")
+    if len(sides) > 2:
+        raise click.UsageError(f"found {len(sides)} things to compare, expected {_COMPARED}")
+    return [Side(side, load(side)[0]) for side in sides]
+
+
+def _replayed_sides(
+    a: str, b: str, traces: tuple[str, ...], noscan: str | None, cost_source: str | None
+) -> tuple[Side, Side, list[HarnessError]]:
+    """Return what two allocators make of traces, and the faults of traces and of real libraries."""
+    from harness import costs
+    from harness.allocator import find
+    from harness.comparison import Side
+    from harness.replay import Settings, replay_all
+    from harness.results import TraceRuns
+
+    specs = []
+    for text in (a, b):
+        try:
+            found = find(text)
+        except HarnessError as fault:
+            if os.path.exists(text):
+                raise click.UsageError(f"with --trace A and B are allocators, not files: {fault}") from fault
+            raise
+        if len(found) > 1:
+            raise click.UsageError(f"{text} are {len(found)} allocators; A and B are one each")
+        specs += found
+    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source))
+    outcomes = list(replay_all(traces, specs, settings, _progress))
+    results = [outcome for outcome in outcomes if isinstance(outcome, TraceRuns)]
+    faults = [outcome for outcome in outcomes if isinstance(outcome, HarnessError)]
+    runs = [run for result in results for run in result.runs]
+    faults += [HarnessError(run.failure) for run in runs if run.failure is not None]
+    if not results:
+        raise faults[0]
+    of_each = [[TraceRuns(each.trace, [each.runs[index]]) for each in results] for index in range(2)]
+    return Side(a, of_each[0]), Side(b, of_each[1]), faults
 
 
 @cli.command()

@@ -107,6 +107,20 @@ _AT_PEAK: list[tuple[str, str]] = [
 ]
 
 
+# Beside them, where a metric stands alone.
+_OTHERS = {
+    "modelled_ns_per_event": "ns an event, modelled",
+    "measured_ns_per_event": "ns an event, measured",
+    "waste_bytes": "waste at peak committed",
+}
+
+
+def metric_heading(name: str) -> str:
+    """Return what the tables call a metric, a part of the footprint or a counter."""
+    known = {row[1]: row[0] for row in _SUMMARY} | {row[1]: row[0] for row in (*_RESIDENT, *_AT_PEAK)}
+    return (known | _OTHERS).get(name, name.removesuffix("_bytes").replace("_", " "))
+
+
 def comparison(results: Sequence[TraceRuns], environment: Environment, form: str) -> str:
     """Return every trace's tables in one of the formats of TABULATE."""
     parts = [text for result in results for text in _trace_tables(result, form)]

@@ -32,6 +32,9 @@ SAMPLES_FILE = "samples.parquet"
 # may come twice, so that the indexes into run.json are what counts, and the names are there to be read.
 SAMPLES_KEY = ("trace_index", "run_index", "trace", "run")
 
+# How every Parquet file begins (its specification, "File Format").
+_PARQUET_MAGIC = b"PAR1"
+
 # Key in the metadata of samples.parquet: the names of each run's columns. Another run's column is null in its
 # rows, which is not the same as a number that nobody knows.
 _COLUMNS_METADATA = b"harness.sample_columns"
@@ -241,7 +244,12 @@ def _read_samples(path: Path, results: Sequence[TraceRuns]) -> None:
 
 def _from_json(file: Path) -> tuple[list[TraceRuns], Environment]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        if content.startswith(_PARQUET_MAGIC):
+            raise HarnessError(
+                f"{file}: is a Parquet file, expected a result: what `harness replay --save` wrote of a trace"
+            )
+        found = json.loads(content.decode("utf-8"))
     except OSError as error:
         said = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
         raise HarnessError(f"{file}: cannot be read: {said}") from error

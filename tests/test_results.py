@@ -131,7 +131,8 @@ def with_value(value, *path):
 BAD = {
     "not JSON": ("peak committed", "is no result, or not a whole one"),
     "truncated": (json.dumps(a_result())[:-40], "is no result, or not a whole one"),
-    "binary": (b"\xff\xfe\x00PAR1", "is no result, or not a whole one"),
+    "binary": (b"\xff\xfe\x00", "is no result, or not a whole one"),
+    "a trace": (b"PAR1...", "is a Parquet file, expected a result"),
     "a list": ("[]", "found schema None, expected 'harness-run/1'"),
     "another version": (
         with_value("harness-run/2", "schema"),
