@@ -425,6 +425,48 @@ def _replayed_sides(
 
 
 @cli.command()
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
+@click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again  [default: go and tcmalloc].",
+)
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many classes.")
+@_noscan
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def waste(
+    traces: tuple[str, ...],
+    allocators: tuple[str, ...],
+    top: int,
+    noscan: str | None,
+    form: str,
+    output: str | None,
+) -> None:
+    """Say where the memory goes at the peak: by cause, and which size classes waste most and why."""
+    from harness.allocator import find
+    from harness.replay import Settings, replay
+    from harness.waste import explain
+    from harness.waste_report import waste_text
+
+    specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
+    settings = Settings(noscan=_chosen_noscan(noscan), census=True)
+    found = []
+    for trace in traces:
+        with _progress(trace) as progress:
+            result = replay(trace, specs, settings, progress)
+        explained = [
+            explain(run, getattr(spec.factory, "WASTE_REMEDIES", None))
+            for run, spec in zip(result.runs, specs, strict=True)
+        ]
+        found.append((result.trace, explained))
+    _print(waste_text(found, form, top), output)
+
+
+@cli.command()
 @click.argument("allocator", metavar="NAME[:key=value,...]")
 @click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
 @click.option(

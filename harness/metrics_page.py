@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import tabulate
+
 from harness import metrics
-from harness.report import table
 
 _HEAD = """\
 # Metrics: names and formulas
@@ -65,7 +66,8 @@ def _columns(columns: Sequence[metrics.Column]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], headings: Sequence[str]) -> str:
-    return table(rows, headings, "markdown", left=len(headings))
+    # Not by report.table, which takes cells for names, where a mark is no mark.
+    return tabulate.tabulate(rows, headings, "github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -301,9 +301,11 @@ def _calibration_text(found: Calibrated, form: str) -> str:
     )
 
 
-def table(cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0) -> str:
-    """Return cells as a table whose first `left` columns are text and whose others are numbers."""
-    align = ["left"] * left + ["right"] * (len(headings) - left)
+def table(
+    cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0, words: int = 0
+) -> str:
+    """Return cells as a table whose first `left` and last `words` columns are text, the others numbers."""
+    align = ["left"] * left + ["right"] * (len(headings) - left - words) + ["left"] * words
     rows = [[cell_text(cell, form) for cell in row] for row in (headings, *cells)]
     return tabulate.tabulate(
         rows[1:], rows[0], TABULATE[form], disable_numparse=True, colalign=align if cells else None
