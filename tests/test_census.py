@@ -19,7 +19,7 @@ def census_at_end(path, name):
 
 @pytest.mark.parametrize(("name", "slots"), [("go:greentea=off", 336), ("tcmalloc:start=bare", 256)])
 class TestASpanOf24ByteObjects:
-    """One span holds them all: of 336 slots in Go, whose pointers a bitmap at its end tells, of 256 slots of 32 bytes in TCMalloc."""
+    """One span holds them all: 336 slots in Go, whose last bytes tell the pointers, or 256 of 32 bytes."""
 
     def test_a_full_span_stands_in_the_last_tenth(self, tmp_path, name, slots):
         rows = [(ALLOC, 1, i, 24) for i in range(slots)]
