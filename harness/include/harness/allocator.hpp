@@ -65,6 +65,7 @@ struct ClassUse {
   std::int64_t transfer_bytes = 0;
   std::int64_t central_bytes = 0;
   std::int64_t tail_bytes = 0;
+  std::int64_t lock_acquisitions = kUnknown;  // Of a lock that the class has to itself, ever.
 };
 
 // A span that holds objects, at one moment. What is not live, dead or the runtime's is free slots and tail.
