@@ -161,6 +161,12 @@ concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread)
 template <typename A>
 concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
 
+// Is asked whether a footprint says enough of its parts to be checked; those of all others do.
+template <typename A>
+concept MayNotKnow = requires(const A& view, const Footprint& footprint) {
+  { view.knows(footprint) } -> std::same_as<bool>;
+};
+
 // Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
 template <typename A>
 concept KeepsTime = requires(A a, std::int64_t time_ns) {
