@@ -330,10 +330,9 @@ def _cached(found: _Object, values: dict[str, Any]) -> list[Step]:
 
 def _pages(found: _Object, values: dict[str, Any], *functions: str) -> list[Step]:
     pages = f"{counted(found.span_pages, 'page')} of {counted(PAGE_BYTES, 'byte')}"
-    run = "the lowest run of free pages that is long enough"
-    how = f"{run} (pageAlloc.alloc)"
+    how = "from the lowest run of free pages that is long enough (pageAlloc.alloc)"
     if found.uses_page_cache:
-        how = f"the pages that the P has set aside (pageCache.alloc), else {how}"
+        how = f"from those that the P has set aside for itself (pageCache.alloc), else {how}"
     cut = ""
     if not found.is_large:
         cut = f", cut into {counted(found.slots, 'slot')} {_left_over(found.tail)}"
