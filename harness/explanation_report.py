@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.explanation import Explained, Number, Path, Request, Step, Unit
-from harness.report import count_text, percent_text, rows_csv, table
+from harness.report import cell_text, count_text, percent_text, prose, rows_csv, table
 
 SCHEMA = "harness-explanation/1"
 
@@ -81,7 +81,7 @@ def _one_size(found: Sequence[Explained], form: str) -> list[str]:
         for name, heading in _headings([each.explanation.numbers for each in found]).items()
     ]
     parts = [
-        _request_text(found[0].request),
+        prose(form, _request_text(found[0].request)),
         table(rows, ["", *(each.spec.label for each in found)], form, left=1),
     ]
     if form != "latex":  # A paper has words of its own.
@@ -90,10 +90,10 @@ def _one_size(found: Sequence[Explained], form: str) -> list[str]:
 
 
 def _several_sizes(found: Sequence[Explained], form: str) -> list[str]:
-    parts = [f"objects {_kind_text(found[0].request)}"]
+    parts = [prose(form, f"objects {_kind_text(found[0].request)}")]
     for label in dict.fromkeys(each.spec.label for each in found):
         rows = [[_cell(each, name) for name in _COMPACT] for each in found if each.spec.label == label]
-        parts += [label, table(rows, list(_COMPACT.values()), form, left=0)]
+        parts += [prose(form, label), table(rows, list(_COMPACT.values()), form, left=0)]
     if form != "latex":
         parts.append("One size alone has all numbers, and its way through the tiers: harness explain SIZE")
     return parts
@@ -145,12 +145,12 @@ def _kind_text(request: Request) -> str:
 
 
 def _path_text(each: Explained, path: Path, form: str) -> str:
-    title = f"{each.spec.label}: {path.title}"
+    title = cell_text(f"{each.spec.label}: {path.title}", form)
     quote = "`" if form == "markdown" else ""
     lines = [f"### {title}" if form == "markdown" else title, ""]
     for place, step in enumerate(path.steps, 1):
         names = ", ".join(f"{quote}{name}{quote}" for name in step.functions)
-        text = (f"{names}: " if names else "") + step.text + _comers(each, step)
+        text = (f"{names}: " if names else "") + cell_text(step.text + _comers(each, step), form)
         begin = f"{place}. " if form == "markdown" else f"{place:3}. "
         lines.append(textwrap.fill(text, _WIDTH, initial_indent=begin, subsequent_indent=" " * len(begin)))
     return "\n".join(lines)
