@@ -105,7 +105,10 @@ class Backend(Protocol):
     version: str
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Replay a batch; return one row of SAMPLE_COLUMNS per stop, a stop being a count of its events."""
+        """Replay a batch; return one row of SAMPLE_COLUMNS per stop, a stop being a count of its events.
+
+        Behind these may stand what `gauge_names` names.
+        """
 
     def result(self) -> dict[str, Any]:
         """Return exact totals, counters and classes of everything fed so far."""
