@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,7 +90,7 @@ def to_json(results: Sequence[TraceRuns], environment: Environment, *, samples: 
 def write_whole(path: str, text: str) -> None:
     """Write a text file that appears whole or not at all; HarnessError where it cannot be written."""
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
