@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import shutil
 import types
 import typing
@@ -157,7 +156,7 @@ def save(
     """
     check_free(directory)
     target = Path(directory)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         temporary.mkdir()
         text = to_json(results, environment, samples=False) + "\n"
@@ -174,7 +173,7 @@ def save(
 def write_whole(path: str, text: str) -> None:
     """Write a text file that appears whole or not at all; HarnessError where it cannot be written."""
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)

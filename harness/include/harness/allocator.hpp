@@ -149,6 +149,12 @@ concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, co
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
+// Holds what the program asked for and nothing else: what is requested after an event is mapped and
+// committed, too. The loop then adds up that column, without a block or a call for each event, and says where
+// it ended.
+template <typename A>
+concept HoldsRequested = requires(A a, std::uint64_t requested_bytes) { a.hold(requested_bytes); };
+
 // An explicit garbage collection.
 template <typename A>
 concept Collects = requires(A a) { a.collect(); };

@@ -118,7 +118,7 @@ class Replay {
     std::vector<Sample> samples;
     samples.reserve(stops.size());
     const std::size_t count = events.op.size();
-    make_room(events);
+    if constexpr (!HoldsRequested<A>) make_room(events);
     std::size_t done = 0;
     for (const std::int64_t stop : stops) {
       if (stop < static_cast<std::int64_t>(done) || stop > static_cast<std::int64_t>(count)) {
@@ -198,7 +198,41 @@ class Replay {
 
   // The events of a batch from `first` up to `last`, not included.
   void run(const Events& events, std::size_t first, std::size_t last) {
-    placing_ ? run<true>(events, first, last) : run<false>(events, first, last);
+    if constexpr (HoldsRequested<A>) {
+      add_up(events.requested.subspan(first, last - first));
+    } else {
+      placing_ ? run<true>(events, first, last) : run<false>(events, first, last);
+    }
+  }
+
+  // Events of an allocator whose bytes are those of this column.
+  void add_up(std::span<const std::uint64_t> requested) {
+    constexpr std::size_t kSummedAtOnce = 65'536;  // Of so many numbers below 2^47 a word holds the sum.
+    while (!requested.empty()) {
+      const auto part = requested.first(std::min(requested.size(), kSummedAtOnce));
+      std::uint64_t sum = 0;
+      std::int64_t peak_bytes = 0;  // Signed, as vectors are compared.
+      for (const std::uint64_t bytes : part) {
+        sum += bytes;
+        peak_bytes = std::max(peak_bytes, static_cast<std::int64_t>(bytes));
+      }
+      const auto peak = static_cast<std::uint64_t>(peak_bytes);
+      if (peak > totals_.peak_committed || events_ == 0) {
+        totals_.peak_mapped = totals_.peak_committed = totals_.peak_requested = peak;
+        totals_.requested_at_peak_committed = totals_.committed_at_peak_requested = peak;
+        totals_.peak_committed_event =
+            events_ + static_cast<std::uint64_t>(std::ranges::find(part, peak) - part.begin());
+        allocator_.hold(peak);
+        totals_.peak_footprint = allocator_.footprint();
+      }
+      recent_mapped_ = std::max(recent_mapped_, peak);
+      recent_committed_ = std::max(recent_committed_, peak);
+      totals_.committed_sum += sum;
+      events_ += part.size();
+      committed_since_ = events_;
+      allocator_.hold(part.back());
+      requested = requested.subspan(part.size());
+    }
   }
 
   template <bool kPlacing>
