@@ -163,7 +163,8 @@ class Go {
     }
   }
 
-  [[gnu::always_inline]] void tick(std::int64_t time_ns) { collector_.tick(time_ns); }
+  harness::Ticker ticker() const { return collector_.ticker(); }
+  void set_ticker(const harness::Ticker& ticker) { collector_.set_ticker(ticker); }
   std::int64_t next_deadline_ns() const { return collector_.next_deadline_ns(); }
   void advance(std::int64_t time_ns) {
     if (running_ == nullptr) p_of(0);
