@@ -54,7 +54,8 @@ struct SlotBit {
 inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.word + slot / 64, slot % 64}; }
 
 // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
-enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
+// Those behind kSmall die otherwise than by one bit.
+enum class Kind : std::uint8_t { kNull, kSmall, kTiny, kLarge, kZeroSize };
 
 // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
 // need not look at the span.
@@ -73,7 +74,9 @@ static_assert(sizeof(Block) == 8);
 // columns.
 struct SlotBits {
   using Column = harness::HugePageVector<std::uint64_t>;
-  Column live;     // Held by the program.
+  // Held by the program. A death turns its bit over at once, an allocation when its slot is settled
+  // (mcache.hpp), so that their order does not matter.
+  Column live;
   Column alloc;    // Allocated, as the last sweep left it.
   Column mark;     // Found alive by the last cycle.
   Column startup;  // Held by the process itself; only in spans of the start snapshot.
