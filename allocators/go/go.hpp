@@ -371,7 +371,7 @@ class Go {
     std::uint64_t units = 1;
     if (block.kind == Kind::kTiny) {
       if (--bits.holders_of({block.word, block.bit}) > 0) return;
-      if ((bits.startup[block.word] & mask) != 0) note_startup(heap_.spans().of_word(block.word), 1);
+      if (bits.is_startup({block.word, block.bit})) note_startup(heap_.spans().of_word(block.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
       heap_.occupancy().note_large(block.span_class, -1);
@@ -525,7 +525,7 @@ class Go {
   void revive(Span& span, SlotBit at) {
     SlotBits& bits = heap_.spans().bits();
     bits.live[at.word] ^= at.mask();
-    if ((bits.startup[at.word] & at.mask()) != 0) note_startup(span, -1);
+    if (bits.is_startup(at)) note_startup(span, -1);
     heap_.occupancy().note_revived(span.span_class);
   }
 
@@ -632,6 +632,7 @@ class Go {
       span.startup_count = span.alloc_count;
       span.startup_page_marked = record.page_marked;
       SlotBits& bits = heap_.spans().bits();
+      bits.startup.resize(bits.live.size());
       std::copy_n(record.alloc_bits.begin(), span.words(), bits.alloc.begin() + span.word);
       for (std::uint32_t slot = 0; slot < span.nelems; ++slot) {
         const SlotBit at = slot_bit(span, slot);

@@ -186,7 +186,7 @@ class Replay {
   static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
 
   // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
-  static constexpr std::size_t kPrefetchBlock = 48;
+  static constexpr std::size_t kPrefetchBlock = 64;
   static constexpr std::size_t kPrefetchTarget = 32;
 
   // A slot for every object that the batch names, so that no event has to look whether there is one.
