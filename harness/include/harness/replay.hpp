@@ -204,7 +204,11 @@ class Replay {
   template <bool kPlacing>
   void run(const Events& events, std::size_t first, std::size_t last) {
     for (std::size_t i = first; i < last; ++i) {
-      if constexpr (Exchanges<A>) i = exchange_up_to<kPlacing>(events, i, first_due(events, i, last));
+      if constexpr (Exchanges<A>) {
+        i = exchange_up_to<kPlacing>(events, i, first_due(events, i, last));
+      } else if (i + kPrefetchBlock < events.slot.size()) {
+        prefetch(events, i, kPrefetchBlock, kPrefetchTarget);
+      }
       if (i < last) {
         tell_time(events, i);
         step(events, i);
@@ -245,7 +249,15 @@ class Replay {
     return reached < ahead ? reached : exchange<kPlacing>(events, ahead, end, 0, 0);
   }
 
-  // block, target: how far ahead the block of an event is touched, and what the block names.
+  // block, target: how far ahead the block of an event is touched, and what the block names. Whatever the
+  // event will be: which it is cannot be foretold, and to guess wrong costs more than a line. Inlined by
+  // force: GCC takes a function that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, std::size_t block,
+                                       std::size_t target) const {
+    __builtin_prefetch(&blocks_[events.slot[i + block]], 1);
+    if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + target]]);
+  }
+
   template <bool kPlacing>
   [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end,
                                          std::size_t block, std::size_t target) {
@@ -255,10 +267,7 @@ class Replay {
     if constexpr (Ticks<A>) ticker = allocator_.ticker();
     std::size_t i = first;
     for (; i < end; ++i) {
-      __builtin_prefetch(&blocks_[columns.slot[i + block]], 1);
-      // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a
-      // line.
-      if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[columns.slot[i + target]]);
+      prefetch(columns, i, block, target);
       if constexpr (Ticks<A>) {
         if (!columns.time_ns.empty()) ticker.follow(columns.time_ns[i]);
       }
