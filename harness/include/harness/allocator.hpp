@@ -8,6 +8,7 @@
 #include <array>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -180,9 +181,26 @@ concept KeepsTime = requires(A a, std::int64_t time_ns) {
   a.advance(time_ns);
 };
 
-// Follows trace time besides, at the price of an instruction or two an event.
+// Trace time as it goes on a tick at a time: each is the time of the first event that comes a period or more
+// after the last.
+struct Ticker {
+  std::int64_t last_ns = std::numeric_limits<std::int64_t>::min();  // Before the first.
+  std::uint64_t period_ns = 0;
+
+  // To be called for every event, in order.
+  [[gnu::always_inline]] void follow(std::int64_t time_ns) {
+    const std::uint64_t passed = static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(last_ns);
+    last_ns = passed >= period_ns ? time_ns : last_ns;
+  }
+};
+
+// Follows trace time besides, a tick at a time. The loop carries its ticker on, and gives it back before it
+// asks for anything but an exchange.
 template <typename A>
-concept Ticks = KeepsTime<A> && requires(A a, std::int64_t time_ns) { a.tick(time_ns); };
+concept Ticks = KeepsTime<A> && requires(A a, const A& view, const Ticker& ticker) {
+  { view.ticker() } -> std::same_as<Ticker>;
+  a.set_ticker(ticker);
+};
 
 // The model address of a block; none for an object that has no memory.
 template <typename A>
