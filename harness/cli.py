@@ -367,7 +367,9 @@ def compare(
     faults: list[HarnessError] = []
     if traces:
         # A shell puts all files of a pattern behind --trace, which takes the first.
-        a, b, faults = _replayed_sides(sides[0], sides[1], (*traces, *sides[2:]), noscan, cost_source)
+        a, b, faults = _replayed_sides(
+            sides[0], sides[1], (*traces, *sides[2:]), classes, noscan, cost_source
+        )
     else:
         a, b = _loaded_sides(sides, noscan, cost_source)
     found = run(a, b, classes=classes, different_traces=different_traces)
@@ -394,7 +396,12 @@ def _loaded_sides(sides: tuple[str, ...], noscan: str | None, cost_source: str |
 
 
 def _replayed_sides(
-    a: str, b: str, traces: tuple[str, ...], noscan: str | None, cost_source: str | None
+    a: str,
+    b: str,
+    traces: tuple[str, ...],
+    classes: bool,
+    noscan: str | None,
+    cost_source: str | None,
 ) -> tuple[Side, Side, list[HarnessError]]:
     """Return what two allocators make of traces, and the faults of traces and of real libraries."""
     from harness import costs
@@ -414,7 +421,8 @@ def _replayed_sides(
         if len(found) > 1:
             raise click.UsageError(f"{text} are {len(found)} allocators; A and B are one each")
         specs += found
-    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source))
+    # With a census the size classes are those of the peak, as the parts above them are.
+    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source), census=classes)
     outcomes = list(replay_all(traces, specs, settings, _progress))
     results = [outcome for outcome in outcomes if isinstance(outcome, TraceRuns)]
     faults = [outcome for outcome in outcomes if isinstance(outcome, HarnessError)]
