@@ -227,6 +227,13 @@ def generate(output: str, **parameters: Any) -> None:
     help="Keep everything in a new directory: run.json, samples.parquet, tables.txt.",
 )
 @click.option(
+    "--publish",
+    "folder",
+    metavar="DIR",
+    help="Write pages and files of what models make of traces, the same on every machine; with a census, and "
+    "times by the costs that ship.",
+)
+@click.option(
     "--stats-text",
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
@@ -246,6 +253,7 @@ def replay(
     json_samples: bool,
     census: bool,
     directory: str | None,
+    folder: str | None,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
@@ -259,12 +267,12 @@ def replay(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with _loading():
         from harness import costs
-        from harness.allocator import find
+        from harness.allocator import DEFAULT_ALLOCATORS, find
         from harness.replay import Settings, replay_all
         from harness.results import Environment, TraceRuns, check_free, save
         from harness.trace import BATCH_EVENTS
 
-        specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+        specs = [spec for text in allocators or DEFAULT_ALLOCATORS for spec in find(text)]
     if placements and len(specs) * len(traces) != 1:
         raise click.UsageError("--placements needs one trace and one allocator: choose it with -a")
     chosen = _chosen_noscan(noscan)
@@ -281,11 +289,15 @@ def replay(
         batch_events or BATCH_EVENTS,
         placements,
         stats_text,
-        costs.chosen(cost_source),
-        census,
+        costs.chosen(cost_source or (costs.DEFAULT if folder else None)),
+        census or folder is not None,
     )
     if directory is not None:
         check_free(directory)
+    if folder is not None:
+        from harness import publication
+
+        publication.check(folder, traces, specs)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -304,6 +316,8 @@ def replay(
         if directory is not None:
             tables = {"tables.txt": _replay_text(results, environment, "table", json_samples)}
             save(directory, results, environment, tables)
+        if folder is not None and not faults:
+            publication.publish(folder, results, noscan)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)

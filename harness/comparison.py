@@ -194,7 +194,7 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
     for name in _names(a.counters, b.counters):
         if name not in names:
             yield from _row("counters", name, _unit(name), None, a.counters.get(name), b.counters.get(name))
-    if classes:
+    if classes and a.classes and b.classes:
         yield from sorted(_class_rows(a, b), key=lambda row: -abs(row.difference or 0))
 
 
@@ -258,7 +258,10 @@ def _notes(a: Run, b: Run, classes: bool) -> Iterator[str]:
         yield (
             f"measured once, so that a small difference may be chance: the memory of {' and of '.join(real)}"
         )
-    if classes and _has_census(a) != _has_census(b):
+    without = [which for which, run in (("first", a), ("second", b)) if not run.classes]
+    if classes and len(without) == 1:
+        yield f"the {without[0]} has no size classes to compare"
+    elif classes and _has_census(a) != _has_census(b):
         yield "the size classes are of two moments, since one of the two has a census (see replay --census)"
     if a.allocator != b.allocator:
         return

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from harness import report
-from harness.results import Environment, Run, TraceRuns
+from harness import comparison_report, metrics, report
+from harness.comparison import Side, compare
+from harness.results import Environment, Run, TraceRuns, to_json
 
 PARTS = dict.fromkeys(
     ("live", "dead", "front_end", "transfer", "central", "tail", "page_heap", "released", "runtime"), 0
@@ -178,3 +183,97 @@ def test_csv_has_a_column_for_each_number_of_time_and_for_a_failure():
 
 def test_csv_rows_may_differ_in_columns():
     assert report.rows_csv([{"a": 1}, {"b": 2}]) == "a,b\n1,\n,2\n"
+
+
+# What a path, an option's value or a library's name may hold, and what each form would take for its own.
+NAMES = ["100%_a&b#c$d{e}~f^g\\h<i>", "a|b`c*d[e](f)", "_a_ ~~b~~", "a\nb\tc\x1b[31m", 'say "a, b"', "größe"]
+
+
+def named(name):
+    """Two results, of a trace and of allocators of that name, that do not agree."""
+    runs = [
+        replace(a_run(name, peak), warnings=[f"{name}: a note"], counters={"refills": peak})
+        for peak in (1024, 2048)
+    ]
+    classes = [dict.fromkeys(CLASS_COLUMNS, 0) | {"noscan": None, "slot_bytes": 16}]
+    runs[1] = replace(runs[1], failure=f"{name}: it crashed", classes=classes)
+    trace = TRACE | {"path": name, "digest": None}
+    return [TraceRuns(trace, [run]) for run in runs]
+
+
+CLASS_COLUMNS = [column.name for column in metrics.CLASS_COLUMNS]
+
+
+def written(name, verb, form):
+    a, b = named(name)
+    if verb == "replay":
+        return (
+            report.comparison_csv([a, b]) if form == "csv" else report.comparison([a, b], Environment(), form)
+        )
+    return comparison_report.comparison(compare(Side(name, [a]), Side(f"{name} 2", [b])), form)
+
+
+BOTH = pytest.mark.parametrize("verb", ["replay", "compare"])
+ANY_NAME = pytest.mark.parametrize("name", NAMES)
+
+
+@BOTH
+@ANY_NAME
+def test_in_markdown_a_name_is_text_and_stays_in_its_cell(name, verb):
+    text = written(name, verb, "markdown")
+    shown = re.sub(r"[\x00-\x1f]+", " ", name)
+    bare = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    assert bare.count(shown) >= 2
+    for block in text.split("\n\n"):
+        rows = [re.split(r"(?<!\\)\|", line) for line in block.splitlines() if line.startswith("|")]
+        assert len({len(row) for row in rows}) <= 1
+    assert not re.search(r"(?<!\\)[`*\[<]|(?<!\\)~~|[\x00-\x09\x0b-\x1f]", text)
+
+
+@BOTH
+@ANY_NAME
+def test_in_latex_a_name_is_text(name, verb):
+    text = written(name, verb, "latex")
+    commands = (r"\begin{tabular}", r"\end{tabular}", r"\toprule", r"\midrule", r"\bottomrule", "\\\\\n")
+    for command in commands:
+        text = text.replace(command, "\n")
+    text = re.sub(r"^\{[lr]+\}$", "", text, flags=re.M)
+    text = re.sub(r"\\(textbackslash|textasciitilde|\^|ensuremath)\{[<>]?\}|\\[&%$#_{}]", "", text)
+    # What is left of LaTeX's own is what parts the cells of a table.
+    assert not re.search(r"[\\%$#_{}~^<>]|[\x00-\x09\x0b-\x1f]", text), text
+    assert len({line.count("&") for line in text.splitlines() if "&" in line}) <= 2
+
+
+@BOTH
+@ANY_NAME
+def test_csv_and_json_give_a_name_back(name, verb):
+    rows = list(csv.DictReader(io.StringIO(written(name, verb, "csv"), newline="")))
+    assert {row["trace" if verb == "replay" else "trace_a"] for row in rows} == {name}
+    if verb == "replay":
+        assert [row["peak_committed_bytes"] for row in rows] == ["1024", "2048"]
+        found = json.loads(to_json(named(name), Environment(), samples=False))["results"][0]
+        assert (found["trace"]["path"], found["runs"][0]["label"]) == (name, name)
+    else:
+        assert json.loads(written(name, verb, "json"))["traces"][0]["pairs"][0]["a"]["label"] == name
+
+
+@BOTH
+@ANY_NAME
+def test_in_a_table_a_name_breaks_no_line(name, verb):
+    text = written(name, verb, "table")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+    ruler = next(line for line in text.splitlines() if line.startswith("-----"))
+    heading = text.splitlines()[text.splitlines().index(ruler) - 1]
+    assert len(heading.rstrip()) <= len(ruler)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_size_classes_have_a_table_in_every_form(form):
+    rows = [
+        {"class": 1, "object_bytes": 8, "max_waste": 0.875},
+        {"class": 2, "object_bytes": 16, "max_waste": 0.4},
+    ]
+    text = report.class_table(rows, form)
+    share = r"87.50 \%" if form == "latex" else "87.50 %"
+    assert share in text
+    assert "object (B)" in text
