@@ -229,8 +229,9 @@ def _class_rows(a: Run, b: Run) -> Iterator[Row]:
             name = slot + {None: "", True: " noscan", False: " scan"}[row["noscan"]]
             waste[name] = waste.get(name, 0) + int(row["waste_bytes"])
     for name in _names(*wastes):
-        # A class that a run does not have, or never used, wastes nothing.
-        yield from _row("classes", name, "bytes", "lower", wastes[0].get(name, 0), wastes[1].get(name, 0))
+        # A class that a run does not have, or never used, wastes nothing; its objects are in another one.
+        better: Literal["lower"] | None = "lower" if all(name in waste for waste in wastes) else None
+        yield from _row("classes", name, "bytes", better, wastes[0].get(name, 0), wastes[1].get(name, 0))
 
 
 def _spread(name: str, a: Run, b: Run) -> bool:

@@ -88,3 +88,19 @@ def test_a_run_has_what_the_page_of_metrics_defines_and_nothing_else(tmp_path):
     assert set(run.footprint["peak"]) - {"mapped", "metadata"} == {
         column.name for column in metrics.FOOTPRINT.values()
     }
+
+
+ROOT = Path(__file__).parent.parent
+COMPARE = (ROOT / "docs" / "compare.md").read_text()
+COMPARED = re.findall(
+    r"`(harness compare [^`]*--trace traces/[^`]*)`[^`]*```\n(.*?)^```", COMPARE, re.M | re.S
+)
+
+
+@pytest.mark.parametrize(("command", "shown"), COMPARED, ids=["options", "size classes"])
+def test_the_example_of_a_comparison_is_what_it_prints(command, shown):
+    done = harness(*shlex.split(command)[1:], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    printed = iter(done.stdout.splitlines())
+    # In their order, what is left out marked as such.
+    assert [line for line in shown.splitlines() if line != "..." and line not in printed] == []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import fails_with, harness, random_rows, write_trace
 
+from harness.costs import shipped, to_json
 from harness.publication import MARK
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +75,22 @@ def test_published_results_are_compared_as_a_run_directory_is(trace, tmp_path):
     differing = [row["name"] for pair in found["pairs"] for row in pair["rows"] if row["a"] != row["b"]]
     assert {name for name in differing if "span" not in name} == set()
     assert "the first has no size classes to compare" in found["pairs"][0]["notes"]
+
+
+def test_what_was_calibrated_here_is_not_published(trace, tmp_path):
+    (tmp_path / "alloc-harness").mkdir()
+    dear = {name: replace(table, ns=dict.fromkeys(table.ns, 1000.0)) for name, table in shipped().items()}
+    (tmp_path / "alloc-harness" / "costs.json").write_text(to_json(dear))
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)}
+    for name, variables in (("one", environment), ("two", None)):
+        done = harness("replay", trace, "--publish", name, cwd=tmp_path, env=variables)
+        assert done.returncode == 0, done.stderr
+    renamed = {
+        name: text.replace("publish one", "publish two") for name, text in texts(tmp_path / "one").items()
+    }
+    assert {name: text.replace("compare one", "compare two") for name, text in renamed.items()} == texts(
+        tmp_path / "two"
+    )
 
 
 def test_options_stand_in_the_command(trace, tmp_path):
