@@ -259,12 +259,7 @@ def replay(
     batch_events: int | None,
 ) -> int:
     """Replay traces through allocators and compare fragmentation and waste."""
-    # Arrow's usual pool keeps what each of its threads once held; this one holds a fifth less, and a longer
-    # trace does not make it hold more. Arrow reads the name when it is loaded.
-    if sys.platform == "linux":
-        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
-    # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _before_arrow_is_loaded()
     with _loading():
         from harness import costs
         from harness.allocator import DEFAULT_ALLOCATORS, find
@@ -322,6 +317,16 @@ def replay(
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
     return 2 if faults or failures else 0
+
+
+def _before_arrow_is_loaded() -> None:
+    """Have Arrow and NumPy take no more memory and no more processors than a replay has use for."""
+    # Arrow's usual pool keeps what each of its threads once held; this one holds a fifth less, and a longer
+    # trace does not make it hold more. Arrow reads the name when it is loaded.
+    if sys.platform == "linux":
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+    # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) -> str:
@@ -418,6 +423,7 @@ def _replayed_sides(
     cost_source: str | None,
 ) -> tuple[Side, Side, list[HarnessError]]:
     """Return what two allocators make of traces, and the faults of traces and of real libraries."""
+    _before_arrow_is_loaded()
     from harness import costs
     from harness.allocator import find
     from harness.comparison import Side
