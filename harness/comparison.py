@@ -262,7 +262,7 @@ def _notes(a: Run, b: Run, classes: bool) -> Iterator[str]:
     without = [which for which, run in (("first", a), ("second", b)) if not run.classes]
     if classes and len(without) == 1:
         yield f"the {without[0]} has no size classes to compare"
-    elif classes and _has_census(a) != _has_census(b):
+    elif classes and a.has_census != b.has_census:
         yield "the size classes are of two moments, since one of the two has a census (see replay --census)"
     if a.allocator != b.allocator:
         return
@@ -277,7 +277,3 @@ def _notes(a: Run, b: Run, classes: bool) -> Iterator[str]:
     for run, other, which in ((a, b, "first"), (b, a, "second")):
         general = [text for text in run.warnings if not text.startswith(f"{run.label}: ")]
         yield from (f"of the {which} alone: {text}" for text in general if text not in other.warnings)
-
-
-def _has_census(run: Run) -> bool:
-    return any("occupancy_spans" in row for row in run.classes)

@@ -482,9 +482,8 @@ def _classes_text(run: Run, form: str) -> str:
         ]
         for row in shown
     ]
-    title = (
-        f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, at the fullest sample"
-    )
+    moment = "at the peak" if run.has_census else "at the fullest sample"
+    title = f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, {moment}"
     return prose(form, title) + "\n\n" + table(cells, [*headings, "waste"], form, left=1)
 
 

@@ -63,6 +63,11 @@ class Run:
     failure: str | None = None  # Why a real library has no numbers.
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
+    @property
+    def has_census(self) -> bool:
+        """Whether the classes are those of the peak itself, and say how full their spans are."""
+        return any("occupancy_spans" in row for row in self.classes)
+
 
 @dataclass
 class TraceRuns:
