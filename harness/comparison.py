@@ -33,7 +33,7 @@ _HEADLINE = (
 )
 
 # Parts of a footprint that say how much the program holds, or how far the allocator maps ahead.
-_PARTS_THAT_JUDGE_NOTHING = ("live", "released", "metadata")
+_PARTS_THAT_JUDGE_NOTHING = ("live", "released")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
         metric = metrics.DEFINITIONS.get(name)
         unit, better = (metric.unit, metric.better) if metric else (_unit(name), None)
         values = a.summary.get(name), b.summary.get(name)
-        yield from _row("summary", name, unit, better, *values, within_spread=_spread(name, a, b))
+        yield from _row("summary", name, unit, better, *values, within_spread=_within_spread(name, a, b))
     parts = a.footprint["peak"], b.footprint["peak"]
     for name in _names(*parts):
         judged: Literal["lower"] | None = None if name in _PARTS_THAT_JUDGE_NOTHING else "lower"
@@ -234,7 +234,7 @@ def _class_rows(a: Run, b: Run) -> Iterator[Row]:
         yield from _row("classes", name, "bytes", better, wastes[0].get(name, 0), wastes[1].get(name, 0))
 
 
-def _spread(name: str, a: Run, b: Run) -> bool:
+def _within_spread(name: str, a: Run, b: Run) -> bool:
     """Return whether a number of two runs was measured, and lies within both their spreads."""
     timings = [run.timing or {} for run in (a, b)]
     if name != "measured_ns_per_event" or any(timing.get("kind") != "measured" for timing in timings):
