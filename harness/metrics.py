@@ -592,9 +592,17 @@ FOOTPRINT: Mapping[str, Column] = {
     "N": Column("runtime", "bytes", "what the allocator's own process holds and no event asked for"),
 }
 
-# What a size class holds of them, free slots by tier.
-CLASS_FREE_PARTS = ("front_end_bytes", "transfer_bytes", "central_bytes")
-CLASS_PARTS = ("live_bytes", "dead_bytes", *CLASS_FREE_PARTS, "tail_bytes")
+# What a size class holds of them.
+CLASS_PARTS = (
+    "live_bytes",
+    "dead_bytes",
+    "front_end_bytes",
+    "transfer_bytes",
+    "central_bytes",
+    "tail_bytes",
+)
+# Counted over the whole trace, whichever moment the others are of.
+CLASS_COUNTS = ("allocations", "spans_requested", "spans_returned", "lock_acquisitions")
 
 CLASS_COLUMNS: Sequence[Column] = (
     Column("class", "count", "the allocator's own number; 0: objects with a span of their own"),
@@ -602,8 +610,8 @@ CLASS_COLUMNS: Sequence[Column] = (
     Column("slot_bytes", "bytes", "size of a slot; 0 where every object has its own"),
     Column("span_bytes", "bytes", "size of a span; 0 likewise"),
     Column("spans", "count", "spans of the class"),
-    Column("spans_requested", "count", "taken from the page heap, ever"),
-    Column("spans_returned", "count", "given back to it, ever"),
+    Column("spans_requested", "count", "taken from the page heap, over the whole trace"),
+    Column("spans_returned", "count", "given back to it, likewise"),
     Column("span_return_rate", "share", "spans_returned / spans_requested"),
     Column("allocations", "count", "by the program, over the whole trace"),
     Column("live_objects", "count", "slots that hold an object of the program"),
@@ -616,6 +624,7 @@ CLASS_COLUMNS: Sequence[Column] = (
     Column("transfer_bytes", "bytes", "free slots in transfer caches"),
     Column("central_bytes", "bytes", "free slots of spans in central lists"),
     Column("tail_bytes", "bytes", "tails of its spans"),
+    Column("lock_acquisitions", "count", "of the class's own lock, likewise (TCMalloc: transfer, central)"),
     Column("waste_bytes", "bytes", "rounding + headers + dead + free slots + tails"),
     Column("waste_share", "share", "of the waste of all classes"),
     Column(

@@ -468,7 +468,10 @@ class _Runner:
             result["peak_committed"] = metrics.committed_bytes(floor)
         if self.census is not None:
             result["census"] = self.census.summary()
-            result["classes"] = self.census.class_rows()
+            result["classes"] = [
+                then | {name: ever[name] for name in metrics.CLASS_COUNTS}
+                for then, ever in zip(self.census.class_rows(), result["classes"], strict=True)
+            ]
         warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
         if result.get("over") == "samples":
             warnings.append(_OVER_SAMPLES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import AllocatorError
-from harness.metrics import CLASS_FREE_PARTS, ratio
+from harness.metrics import ratio
 from harness.results import Run
 
 # What makes committed memory larger than what was asked for: the name, how a table heads it, how a sentence
@@ -144,17 +144,17 @@ def _cause_words(cause: str, row: Mapping[str, Any]) -> str:
     if cause == "transfer":
         return f"{_counted(counted, 'free slot')} in the transfer cache"
     if cause == "central":
-        return _central_words(row)
+        return _central_words(row, counted)
     tail_bytes = row["tail_bytes"] // max(row["spans"], 1)
     return f"{tail_bytes:,} B at the end of {_counted(row['spans'], 'span')} fit no slot"
 
 
-def _central_words(row: Mapping[str, Any]) -> str:
-    free = sum(row[name] for name in CLASS_FREE_PARTS) // row["slot_bytes"]
-    usable = row["spans"] * row["span_bytes"] - row["tail_bytes"]
+def _central_words(row: Mapping[str, Any], free: int) -> str:
+    spans = row["spans"]
+    usable = spans * row["span_bytes"] - row["tail_bytes"]
     text = (
-        f"{_counted(free, 'free slot')} in {_counted(row['spans'], 'span')}, "
-        f"which are {row['live_bytes'] / usable:.0%} in use"
+        f"{_counted(free, 'free slot')} in {_counted(spans, 'span')}, "
+        f"which {'is' if spans == 1 else 'are'} {row['live_bytes'] / usable:.0%} in use"
     )
     single = row["single_object_spans"]
     return text + (f", {single:,} of them for one object alone" if single else "")

@@ -92,6 +92,20 @@ def test_the_classes_add_up_to_the_footprint_of_the_peak(path, name):
     assert summed("rounding", "header") == run.summary["internal_waste_bytes"]
 
 
+@pytest.mark.parametrize("name", ["go", "tcmalloc"])
+@pytest.mark.parametrize("census", [False, True])
+def test_what_classes_count_is_counted_over_the_whole_trace(name, census):
+    path = next(path for path in TRACES if path.stem == "redis-server")
+    run = replay(str(path), find(name), Settings(census=census)).runs[0]
+
+    def counted(column):
+        return sum(row[column] or 0 for row in run.classes)
+
+    assert counted("spans_returned") == run.counters["spans_returned"]
+    assert counted("lock_acquisitions") == run.counters.get("central_lock_acquisitions", 0)
+    assert counted("spans_requested") == run.counters["spans_requested"]
+
+
 def test_a_replay_without_a_census_says_nothing_of_spans(tmp_path):
     run = replay(write_trace(tmp_path / "t.parquet"), find("go")).runs[0]
     assert run.summary["span_occupancy_mean"] is run.summary["single_object_spans"] is None

@@ -17,12 +17,15 @@ from harness.distributions import load, names
 from harness.replay import Settings, replay
 from harness.report import cost_text
 
-PAGE = (Path(__file__).parent.parent / "docs" / "generate.md").read_text()
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "generate.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()
 ]
-METRICS = Path(__file__).parent.parent / "docs" / "metrics.md"
-COSTS = (Path(__file__).parent.parent / "docs" / "costs.md").read_text()
+METRICS = DOCS / "metrics.md"
+WASTE = (DOCS / "waste.md").read_text()
+COSTS = (DOCS / "costs.md").read_text()
 FILE = re.search(r"^```\n(# my service.*?)^```", PAGE, re.M | re.S)
 
 
@@ -63,6 +66,13 @@ def test_the_table_of_distributions_is_what_their_files_hold(name):
     means = (sizes @ weights / weights.sum(), sizes @ live / live.sum())
     row = [len(sizes), median, large, *(round(mean) for mean in means), sizes.max()]
     assert f"| `{name}` | {' | '.join(f'{number:,}' for number in row)} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("command", "output"), re.findall(r"^```sh\n(.*?)\n```\n\n```\n(.*?)```", WASTE, re.M | re.S)
+)
+def test_the_waste_of_the_page_is_what_the_command_prints(command, output):
+    assert harness(*shlex.split(command)[1:], cwd=ROOT).stdout == output
 
 
 def test_the_page_of_metrics_is_made_of_their_definitions():

@@ -189,6 +189,10 @@ class Tcmalloc {
     }
     return found;
   }
+  // Of the lock of a class's transfer cache and central list.
+  std::uint64_t lock_acquisitions(std::size_t size_class) const {
+    return tiers_->transfer[size_class].lock_acquisitions() + tiers_->central[size_class].lock_acquisitions();
+  }
   // "Thread heaps in use": caches.
   std::uint64_t thread_heaps_in_use() const { return tiers_->thread_cache_allocator.objects_in_use(); }
 
@@ -490,7 +494,8 @@ inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
                .front_end_bytes = static_cast<std::int64_t>(free.thread) * object_bytes,
                .transfer_bytes = static_cast<std::int64_t>(free.transfer) * object_bytes,
                .central_bytes = static_cast<std::int64_t>(free.central) * object_bytes,
-               .tail_bytes = static_cast<std::int64_t>(free.tail_bytes)};
+               .tail_bytes = static_cast<std::int64_t>(free.tail_bytes),
+               .lock_acquisitions = static_cast<std::int64_t>(lock_acquisitions(c))};
   }
   return rows;
 }
@@ -521,14 +526,13 @@ inline std::vector<harness::SpanUse> Tcmalloc::spans() const {
 }
 
 inline harness::Counters Tcmalloc::counters() const {
-  std::uint64_t fetches = 0, requested = 0, returned = 0,
-                central_locks = tiers_->transfer.stats().lock_acquisitions;
+  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0;
   for (const CentralFreeList& central : tiers_->central) {
     fetches += central.fetches();
     requested += central.spans_requested();
     returned += central.spans_returned();
-    central_locks += central.lock_acquisitions();
   }
+  for (std::size_t c = 0; c < tiers_->central.size(); ++c) central_locks += lock_acquisitions(c);
   const ThreadCacheStats& front = tiers_->limits.stats;
   const TransferStats& transfer = tiers_->transfer.stats();
   const PageHeapStats& pages = tiers_->page_heap.stats();

@@ -65,6 +65,7 @@ struct ClassUse {
   std::int64_t transfer_bytes = 0;
   std::int64_t central_bytes = 0;
   std::int64_t tail_bytes = 0;
+  std::int64_t lock_acquisitions = kUnknown;  // Of a lock that the class has to itself, ever.
 };
 
 // A span that holds objects, at one moment. What is not live, dead or the runtime's is free slots and tail.
@@ -159,6 +160,12 @@ concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread)
 // Touches, for the hardware's sake, what a coming release of the block will read. The block may be null.
 template <typename A>
 concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
+
+// Is asked whether a footprint says enough of its parts to be checked; those of all others do.
+template <typename A>
+concept MayNotKnow = requires(const A& view, const Footprint& footprint) {
+  { view.knows(footprint) } -> std::same_as<bool>;
+};
 
 // Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
 template <typename A>

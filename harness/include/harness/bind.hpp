@@ -112,6 +112,7 @@ inline nb::dict to_python(const ClassUse& use, std::uint64_t requested, std::uin
       {"central_bytes", use.central_bytes},
       {"tail_bytes", use.tail_bytes}};
   for (const auto& [name, value] : columns) result[name] = nb::int_(value);
+  result["lock_acquisitions"] = to_python(use.lock_acquisitions);
   return result;
 }
 
@@ -137,9 +138,14 @@ nb::dict result_of(const Replay<A>& replay) {
   result["counters"] = counters;
   nb::list classes;
   if constexpr (HasClasses<A>) {
-    const std::vector<ClassUse> uses = replay.class_uses();
+    std::vector<ClassUse> uses = replay.class_uses();
+    const std::vector<ClassUse> now = replay.allocator().classes();
     const std::vector<std::uint64_t> requested = replay.class_requested();
     for (std::size_t row = 0; row < uses.size(); ++row) {
+      // What is counted, other than what is held, is counted over all events.
+      uses[row].spans_requested = now[row].spans_requested;
+      uses[row].spans_returned = now[row].spans_returned;
+      uses[row].lock_acquisitions = now[row].lock_acquisitions;
       classes.append(to_python(uses[row], requested[row], replay.class_allocations()[row]));
     }
   }
