@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 import statistics
 import textwrap
 import warnings
@@ -514,7 +515,7 @@ class _Page:
         width = step - _GAP_INCHES - (left if has_own_scales else 0)
         self._columns = columns
         heading = _wrapped(_heading(result.trace, what), _WIDTH_INCHES * _HEADING_PER_INCH)
-        labels = [_wrapped(run.label, width * _LABEL_PER_INCH) for run in runs]
+        labels = [_label_lines(run.label, width * _LABEL_PER_INCH) for run in runs]
         notes = [_wrapped(text, width * _SMALL_PER_INCH) for text in says]
         described = dict.fromkeys(f"{run.allocator} ({run.version}): {run.description}" for run in runs)
         foot = [line for text in described for line in _wrapped(text, _WIDTH_INCHES * _SMALL_PER_INCH)]
@@ -567,6 +568,17 @@ class _Page:
 
     def _write(self, lines: Sequence[str], x: float, y: float, **look: Any) -> None:
         self.figure.text(x, y, "\n".join(lines), va="top", **look)
+
+
+def _label_lines(label: str, characters: float) -> list[str]:
+    """Return an allocator's name and options, one broken in two only where it is longer than a line."""
+    lines = [""]
+    for option in re.findall(r"[^:,]+[:,]?", label):
+        if len(lines[-1]) + len(option) <= characters:
+            lines[-1] += option
+        else:
+            lines += _wrapped(option, characters)
+    return [line for line in lines if line]
 
 
 def _wrapped(text: str, characters: float) -> list[str]:
