@@ -96,7 +96,11 @@ SAMPLE_COLUMNS = (*Footprint._fields, "peak_mapped", "peak_committed")
 
 
 class Backend(Protocol):
-    """What the engine knows of an allocator."""
+    """What the engine knows of an allocator.
+
+    Verbs beside replay find by their presence what else a class offers: size_classes() for `harness
+    classes`, stats_text() for `--stats-text`, explain() (explanation.py: Explains) for `harness explain`.
+    """
 
     version: str
 
