@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,6 +21,8 @@ from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.comparison import Side
+    from harness.plot import Destination
+    from harness.results import TraceRuns
     from harness.trace import Noscan
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -29,8 +31,21 @@ _format = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
 )
 
+# The figures of plot.py and how many samples they want; named here, too, so that --help loads no matplotlib.
+FIGURES = ("footprint", "collector", "waste", "occupancy")
+_SAMPLES, _SAMPLES_DRAWN = 200, 1000
+
 _noscan = click.option(
     "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
+)
+
+_allocators = click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
 )
 
 _costs = click.option(
@@ -199,22 +214,23 @@ def generate(output: str, **parameters: Any) -> None:
 
 @cli.command()
 @click.argument("traces", nargs=-1, required=True)
+@_allocators
 @click.option(
-    "-a",
-    "--allocator",
-    "allocators",
-    multiple=True,
-    metavar="NAME[:key=value,...]",
-    help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
-)
-@click.option(
-    "--samples", type=click.IntRange(min=0), default=200, show_default=True, help="Samples over the trace."
+    "--samples",
+    type=click.IntRange(min=0),
+    help=f"Samples over the trace  [default: {_SAMPLES}; {_SAMPLES_DRAWN:,} with --plot].",
 )
 @_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
 @click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
+@click.option(
+    "--plot",
+    "drawn",
+    metavar="DIR",
+    help="Draw there what `harness plot` draws, as PNG and SVG; FILE.png or FILE.svg: the footprint alone.",
+)
 @click.option(
     "--census",
     is_flag=True,
@@ -245,12 +261,13 @@ def generate(output: str, **parameters: Any) -> None:
 def replay(
     traces: tuple[str, ...],
     allocators: tuple[str, ...],
-    samples: int,
+    samples: int | None,
     noscan: str | None,
     form: str,
     output: str | None,
     placements: str | None,
     json_samples: bool,
+    drawn: str | None,
     census: bool,
     directory: str | None,
     folder: str | None,
@@ -278,6 +295,13 @@ def replay(
         raise click.UsageError(
             f"--stats-text: none of these allocators prints statistics; those that do: {having}"
         )
+    destination = None
+    if drawn is not None:
+        from harness.plot import Destination
+
+        destination = Destination(drawn, len(traces))
+    if samples is None:
+        samples = _SAMPLES if destination is None else _SAMPLES_DRAWN
     settings = Settings(
         samples,
         chosen,
@@ -285,7 +309,7 @@ def replay(
         placements,
         stats_text,
         costs.chosen(cost_source or (costs.DEFAULT if folder else None)),
-        census or folder is not None,
+        census or folder is not None or (destination is not None and destination.shows_classes),
     )
     if directory is not None:
         check_free(directory)
@@ -313,6 +337,8 @@ def replay(
             save(directory, results, environment, tables)
         if folder is not None and not faults:
             publication.publish(folder, results, noscan)
+    if destination is not None:
+        faults += _draw(results, destination)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
@@ -494,6 +520,101 @@ def waste(
         ]
         found.append((result.trace, explained))
     _print(waste_text(found, form, top), output)
+
+
+@cli.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_allocators
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="A folder for PNG and SVG of every figure, or FILE.png or FILE.svg for one.",
+)
+@click.option(
+    "--figure",
+    "figures",
+    multiple=True,
+    type=click.Choice(FIGURES),
+    help="May be given again  [default: each that has something to show; in a FILE, footprint].",
+)
+@click.option(
+    "--x",
+    type=click.Choice(("events", "time")),
+    default="events",
+    show_default=True,
+    help="What goes along the trace: events, or the seconds that it has.",
+)
+@click.option(
+    "--classes",
+    "classes_shown",
+    type=click.IntRange(min=1),
+    default=12,
+    show_default=True,
+    help="Size classes shown of each allocator.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=_SAMPLES_DRAWN,
+    show_default=True,
+    help="Samples over each trace that is replayed.",
+)
+@_noscan
+def plot(
+    sources: tuple[str, ...],
+    allocators: tuple[str, ...],
+    output: str,
+    figures: tuple[str, ...],
+    x: Literal["events", "time"],
+    classes_shown: int,
+    samples: int,
+    noscan: str | None,
+) -> int:
+    """Draw what allocators make of traces: footprint over time, collector, waste, occupancy (docs/plot.md).
+
+    A SOURCE is a trace, which is replayed, or what a replay kept: a directory (--save) or a .json file.
+    """
+    _before_arrow_is_loaded()
+    from harness.allocator import find
+    from harness.plot import Destination, Look
+    from harness.replay import Settings, replay_all
+    from harness.results import TraceRuns, is_kept, load
+
+    kept = [source for source in sources if is_kept(source)]
+    traces = [source for source in sources if source not in kept]
+    if allocators and not traces:
+        raise click.UsageError("-a says what replays a trace, and there is none among the sources")
+    specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+    results = [result for source in kept for result in load(source)[0]]
+    destination = Destination(output, len(traces) + len(results), figures, Look(x, classes_shown))
+    settings = Settings(samples, _chosen_noscan(noscan), census=destination.shows_classes)
+    faults: list[HarnessError] = []
+    for outcome in replay_all(traces, specs, settings, _progress):
+        if isinstance(outcome, TraceRuns):
+            results.append(outcome)
+        else:
+            faults.append(outcome)  # The other traces are drawn.
+    faults += _draw(results, destination)
+    failures = [run.failure for result in results for run in result.runs if run.failure is not None]
+    for fault in (*faults, *failures):
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults or failures else 0
+
+
+def _draw(results: list[TraceRuns], destination: Destination) -> list[HarnessError]:
+    """Draw results and say what was written; return why some could not be drawn."""
+    faults = []
+    with _progress("draw", unit=" figures") as progress:
+        for result in results:
+            try:
+                for written in destination.draw(result):
+                    progress(1)
+                    click.echo(f"harness: wrote {' and '.join(written)}", err=True)
+            except HarnessError as fault:
+                faults.append(fault)
+    return faults
 
 
 @cli.command()

@@ -140,6 +140,11 @@ def load(path: str) -> tuple[list[TraceRuns], Environment]:
     return results, environment
 
 
+def is_kept(path: str) -> bool:
+    """Return whether a path is of results, for load(), and not of a trace: a directory, or a .json file."""
+    return Path(path).is_dir() or Path(path).suffix == ".json"
+
+
 def check_free(directory: str) -> None:
     """Raise HarnessError where save() could not make the directory, before the work that it is to hold."""
     target = Path(directory)
@@ -175,12 +180,12 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_whole(path: str, text: str) -> None:
-    """Write a text file that appears whole or not at all; HarnessError where it cannot be written."""
+def write_whole(path: str, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; HarnessError where it cannot be written."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -108,7 +108,12 @@ TIMING = {
     "cost_table": None,
 }
 MODELLED = TIMING | {"kind": "modelled", "driver_ns_per_event": None, "ns_by_op": None, "latency_ns": None}
-SAMPLES = {"mapped": [1000, 3000], "released": [0, 0]}
+SAMPLES = {
+    "mapped": [1000, 3000],
+    "released": [0, 0],
+    "peak_committed": [1000, 3000],
+    "peak_requested": [500, 700],
+}
 
 
 def printed(*runs):
@@ -162,7 +167,7 @@ def test_a_model_stands_beside_what_it_models_with_the_difference():
     real = replace(
         a_run("b", 3000),
         models="a",
-        samples=SAMPLES | {"mapped": [1500, 3000]},
+        samples=SAMPLES | {"mapped": [1500, 3000], "peak_committed": [1500, 3000]},
         timing=TIMING | {"ns_per_event": 25.0},
     )
     text = printed(model, real).partition("a beside what it models")[2]
@@ -277,3 +282,53 @@ def test_size_classes_have_a_table_in_every_form(form):
     share = r"87.50 \%" if form == "latex" else "87.50 %"
     assert share in text
     assert "object (B)" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([8], "█" * 24),
+        ([1, 8], "▁" * 12 + "█" * 12),
+        ([0, 0, 0], "▁" * 24),
+        (range(1, 9), "".join(bar * 3 for bar in "▁▂▃▄▅▆▇█")),
+        ([*[1] * 47, 8], "▁" * 23 + "█"),
+        ([*[0] * 9, 5, *[0] * 38], "▁" * 4 + "▅" + "▁" * 19),
+    ],
+)
+def test_bars_show_the_most_in_each_stretch_of_the_trace(values, bars):
+    assert report.sparkline(list(values), 8) == bars
+
+
+@pytest.mark.parametrize(("values", "highest"), [([], 8), ([1, None], 8), ([0, 0], 0)])
+def test_there_are_no_bars_of_what_is_unknown_or_nothing(values, highest):
+    assert report.sparkline(values, highest) == "-"
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_bars_of_all_allocators_have_one_scale(form):
+    large = replace(a_run("a", 4000), samples=SAMPLES | {"peak_committed": [2000, 4000]})
+    small = replace(a_run("b", 1000), samples=SAMPLES | {"peak_committed": [500, 1000]})
+    unknown = replace(
+        a_run("c", 1000), samples={name: [None, None] for name in SAMPLES} | {"peak_requested": [500, 700]}
+    )
+    text = report.comparison([TraceRuns(TRACE, [large, small, unknown])], Environment(), form)
+    rows = {
+        line.strip("| ").split("  ")[0].split(" |")[0]: line.replace("|", " ").split()[4:]
+        for line in text.splitlines()
+        if "over the trace" in line
+    }
+    assert rows == {
+        "requested over the trace": ["▁" * 12 + "▂" * 12] * 3,
+        "committed over the trace": ["▄" * 12 + "█" * 12, "▁" * 12 + "▂" * 12, "-"],
+    }
+
+
+@pytest.mark.parametrize(
+    "text", [report.comparison_csv, lambda runs: report.comparison(runs, Environment(), "latex")]
+)
+def test_bars_are_for_people_who_read_a_terminal_or_a_page(text):
+    assert "█" not in text([TraceRuns(TRACE, [replace(a_run("a", 3000), samples=SAMPLES)])])
+
+
+def test_without_samples_there_are_no_rows_of_bars():
+    assert "over the trace" not in printed(a_run("a", 1024))
