@@ -66,10 +66,20 @@ def cli() -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("-o", "--output", metavar="OUT.parquet", help="The trace to write  [default: PROGRAM.parquet].")
 @click.option("--follow-fork", is_flag=True, help="Record children too, each to a file of its own.")
+@click.option("--sites", is_flag=True, help="Keep the call stack of each allocation (docs/sites.md).")
+@click.option(
+    "--frames", type=int, help="With --sites: the innermost frames to keep, up to 128  [default: 32]."
+)
 @click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
 def record(
-    command: tuple[str, ...], output: str | None, follow_fork: bool, recover: str | None, quiet: bool
+    command: tuple[str, ...],
+    output: str | None,
+    follow_fork: bool,
+    sites: bool,
+    frames: int | None,
+    recover: str | None,
+    quiet: bool,
 ) -> int:
     """Run PROGRAM and record its allocations: harness record [-o OUT.parquet] -- PROGRAM ARGS..."""
     from harness import recording
@@ -83,7 +93,16 @@ def record(
         return 0
     if not command:
         raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
-    return recording.record(list(command), output, follow_fork=follow_fork, quiet=quiet)
+    if frames is not None and not sites:
+        raise click.UsageError("--frames goes with --sites")
+    return recording.record(
+        list(command),
+        output,
+        follow_fork=follow_fork,
+        quiet=quiet,
+        sites=sites,
+        **({} if frames is None else {"frames": frames}),
+    )
 
 
 @cli.command()
