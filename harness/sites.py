@@ -145,7 +145,7 @@ def decode(stored: bytes | None, path: str) -> Sites:
         return NO_SITES
     try:
         table = pa.ipc.open_stream(base64.b64decode(stored, validate=True)).read_all()
-        return _decoded(table)
+        return _decoded(table) if table.num_rows else NO_SITES
     except (ValueError, KeyError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise TraceError(f"{path}: metadata key harness.sites: found no table of sites: {reason}") from error
@@ -202,7 +202,7 @@ BY_FRAME = ("line", "function", "module")
 
 
 def is_wrapper(frame: Frame) -> bool:
-    """Whether a frame only passes requests on: a runtime's module, operator new, malloc under another name."""
+    """Whether a frame only passes requests on: in a runtime, operator new, malloc by another name."""
     if frame.module is not None and _RUNTIME_MODULES.fullmatch(frame.module):
         return True
     return _WRAPPERS.fullmatch(plain_name(frame.function)) is not None
@@ -210,12 +210,12 @@ def is_wrapper(frame: Frame) -> bool:
 
 def plain_name(function: str) -> str:
     """Return a function's name without template and call arguments and without its return type."""
-    name = function
-    if name.startswith("<"):  # Rust: <T as Trait>::method.
-        return name
+    if function.startswith("<"):  # Rust: <T as Trait>::method.
+        return function
+    name = function.replace("(anonymous namespace)", "{anonymous}")
     while (shorter := _TEMPLATE.sub("", name)) != name:
         name = shorter
-    name = name.split("(", 1)[0] if not name.startswith("(") else name
+    name = name.split("(", 1)[0]
     if name.startswith("operator") or "::operator" in name:
         return name.strip()
     return name.split(" ")[-1] if name else function

@@ -77,6 +77,21 @@ nb::dict sites(const recording::Conversion& conversion) {
   return result;
 }
 
+template <typename T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+std::span<const T> view(const Array<T>& array) {
+  return {array.data(), array.size()};
+}
+
+nb::tuple expand_stacks(const Array<std::uint32_t>& addresses, const Array<std::uint64_t>& offsets,
+                        const Array<std::int32_t>& frames, const Array<std::int64_t>& begins) {
+  recording::ExpandedStacks expanded =
+      recording::expand(view(addresses), view(offsets), view(frames), view(begins));
+  return nb::make_tuple(to_numpy(std::move(expanded.frames)), to_numpy(std::move(expanded.offsets)));
+}
+
 // The readable name of a symbol of C++ or Rust; any other one as it is.
 std::string demangle(const std::string& symbol) {
   int status = 0;
@@ -98,6 +113,7 @@ NB_MODULE(_recording, m) {
   m.attr("FILE_LOST") = static_cast<int>(RAW_FILE_LOST);
   m.attr("CAN_RECORD_SITES") = RAW_CAN_RECORD_SITES != 0;
   m.attr("MAX_FRAMES") = RAW_MAX_FRAMES;
+  m.def("expand_stacks", &expand_stacks, "addresses"_a, "offsets"_a, "frames"_a, "begins"_a);
   m.def("demangle", &demangle, "symbol"_a);
   nb::class_<recording::Conversion>(m, "Conversion")
       .def("__init__", [](recording::Conversion* self,

@@ -82,8 +82,9 @@ def record(
 ) -> int:
     """Run a command, write the trace of its allocations, and return the exit status to leave with.
 
-    With `sites` each allocation's call stack is kept, the innermost `frames` of it. Where the program died of a signal, so does this process, once the trace is written. Raises HarnessError
-    where the program cannot be recorded, before it is run.
+    With `sites` each allocation's call stack is kept, the innermost `frames` of it. Where the program died
+    of a signal, so does this process, once the trace is written. Raises HarnessError where the program cannot
+    be recorded, before it is run.
     """
     path = output if output is not None else f"{os.path.basename(command[0])}.parquet"
     if sites:

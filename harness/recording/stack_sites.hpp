@@ -174,4 +174,28 @@ class StackSites {
   std::vector<std::uint32_t> site_of_number_;  // By the program's number.
 };
 
+// Where an address stands for several frames, because functions were inlined there: each site's run of
+// addresses becomes one of frames. Address n has frames[begins[n], begins[n + 1]).
+struct ExpandedStacks {
+  std::vector<std::int32_t> frames;
+  std::vector<std::int64_t> offsets;
+};
+inline ExpandedStacks expand(std::span<const std::uint32_t> addresses, std::span<const std::uint64_t> offsets,
+                             std::span<const std::int32_t> frames, std::span<const std::int64_t> begins) {
+  ExpandedStacks expanded;
+  expanded.frames.reserve(addresses.size() * 2);
+  expanded.offsets.reserve(offsets.size());
+  std::size_t next = 0;
+  for (const std::uint64_t offset : offsets) {
+    for (; next < offset; ++next) {
+      const std::uint32_t address = addresses[next];
+      const auto first = static_cast<std::size_t>(begins[address]);
+      const auto last = static_cast<std::size_t>(begins[address + 1]);
+      for (std::size_t frame = first; frame < last; ++frame) expanded.frames.push_back(frames[frame]);
+    }
+    expanded.offsets.push_back(static_cast<std::int64_t>(expanded.frames.size()));
+  }
+  return expanded;
+}
+
 }  // namespace recording

@@ -13,13 +13,14 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
-from harness.recording._recording import demangle
+from harness.recording._recording import demangle, expand_stacks
 from harness.sites import Frame, Sites, Stack
 
 # Both speak alike; llvm-symbolizer is several times as fast on large programs.
@@ -59,14 +60,9 @@ def named_sites(
     flat = np.array(
         [numbers.setdefault(frame, len(numbers)) for frames in named.frames for frame in frames], np.int32
     )
-    # An address may be several frames, for what was inlined there: each site's run grows by these.
-    lengths = np.array([len(frames) for frames in named.frames], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    taken = lengths[stack_addresses]
-    ends = np.concatenate([[0], np.cumsum(taken)])
-    within = np.arange(ends[-1]) - np.repeat(ends[:-1], taken)
-    stack_frames = flat[np.repeat(starts[stack_addresses], taken) + within]
-    return Sites(list(numbers), stack_frames, ends[offsets.astype(np.int64)]), named.warnings
+    begins = np.cumsum([0, *(len(frames) for frames in named.frames)], dtype=np.int64)
+    stack_frames, ends = expand_stacks(stack_addresses, offsets, flat, begins)
+    return Sites(list(numbers), stack_frames, ends), named.warnings
 
 
 @dataclass
@@ -169,8 +165,8 @@ class _Module:
     _has_symtab = False
 
     def _read_symbols(self, elf: ELFFile) -> None:
-        """Take the functions of .symtab, which has all of them, or of .dynsym, which has the exported ones."""
-        section = elf.get_section_by_name(".symtab")
+        """Take the functions of .symtab, which has all, or of .dynsym, which has the exported ones."""
+        section: Any = elf.get_section_by_name(".symtab")
         self._has_symtab = section is not None and section["sh_type"] == "SHT_SYMTAB"
         if not self._has_symtab:
             section = elf.get_section_by_name(".dynsym")
@@ -180,9 +176,9 @@ class _Module:
         text = elf.get_section(section["sh_link"]).data()
         chosen = symbols[np.isin(symbols["info"] & 0xF, _FUNCTION_TYPES) & (symbols["section"] != 0)]
         # Of several names for one function the global one: local aliases are the compiler's.
-        order = np.lexsort((chosen["size"], chosen["info"] >> 4, chosen["value"]))
-        chosen = chosen[order]
-        is_last = np.append(chosen["value"][1:] != chosen["value"][:-1], True) if len(chosen) else []
+        chosen = chosen[np.lexsort((chosen["size"], chosen["info"] >> 4, chosen["value"]))]
+        is_last = np.ones(len(chosen), bool)
+        is_last[:-1] = chosen["value"][1:] != chosen["value"][:-1]
         chosen = chosen[is_last]
         self._values = chosen["value"].astype(np.uint64)
         # Assembly may have no size: up to the next function.
@@ -193,7 +189,7 @@ class _Module:
 
 def _build_id(elf: ELFFile) -> bytes:
     for segment in elf.iter_segments(type="PT_NOTE"):
-        for note in segment.iter_notes():
+        for note in segment.iter_notes():  # type: ignore[attr-defined]
             if note["n_type"] == "NT_GNU_BUILD_ID":
                 return bytes.fromhex(note["n_desc"])
     return b""
