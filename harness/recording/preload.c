@@ -618,9 +618,9 @@ static __attribute__((noinline)) uint32_t write_stack(const uintptr_t* addresses
 static __attribute__((noinline)) uint32_t site_of(const void* entry) {
   if (!recording()) return 0;
   uintptr_t addresses[RAW_MAX_FRAMES];
-  uint64_t hash = stack_generation();
-  const size_t count = walk_stack(entry, addresses, session.max_frames, &hash);
-  if (count == 0) return 0;
+  const uint32_t generation = stack_generation();
+  const size_t count = walk_stack(entry, addresses, session.max_frames, generation);
+  const uint64_t hash = hash_of(addresses, count, generation);
   const uint32_t known = known_stack(hash);
   return known != 0 ? known : write_stack(addresses, count, hash);
 }

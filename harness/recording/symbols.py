@@ -188,8 +188,9 @@ class _Module:
 
 
 def _build_id(elf: ELFFile) -> bytes:
+    segment: Any
     for segment in elf.iter_segments(type="PT_NOTE"):
-        for note in segment.iter_notes():  # type: ignore[attr-defined]
+        for note in segment.iter_notes():
             if note["n_type"] == "NT_GNU_BUILD_ID":
                 return bytes.fromhex(note["n_desc"])
     return b""

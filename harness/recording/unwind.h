@@ -16,6 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "raw.h"
+
 /* ---- What is known of one address ------------------------------------------------------------------- */
 
 /* How to come from a frame to its caller, in one word, zero for none. CFA is the value that rsp had before
@@ -482,49 +484,140 @@ static inline bool load(uintptr_t address, uintptr_t* value) {
   return true;
 }
 
-/* Puts the addresses of the calls that led here, innermost first, at most `limit`; returns how many and mixes
- * them into `hash`. `entry` is __builtin_frame_address(0) of the function that the program called. An address
- * lies within its call instruction, so that it stands for the line of the call. */
-static size_t walk_stack(const void* entry, uintptr_t* addresses, size_t limit, uint64_t* hash) {
-  const uintptr_t* words = entry;
-  uintptr_t rbp = words[0];
-  uintptr_t rsp = (uintptr_t)(words + 2);
-  uintptr_t address = words[1] - 1;
-  uint64_t mixed = *hash;
-  size_t count = 0;
-  while (count < limit) {
-    const uint64_t rule = rule_of(address);
-    if (__builtin_expect((rule & RULE_IS_SIGNAL) != 0, 0)) {
-      /* The interrupted instruction is no call; its address is exact. The trampoline is no frame of interest.
-       */
-      uintptr_t interrupted_rsp;
-      uintptr_t interrupted_rbp;
-      if (!load(rsp + SIGNAL_RBP, &interrupted_rbp) || !load(rsp + SIGNAL_RIP, &address) ||
-          !load(rsp + SIGNAL_RSP, &interrupted_rsp)) {
-        break;
-      }
-      rbp = interrupted_rbp;
-      rsp = interrupted_rsp;
-      if (address == 0) break;
-      --limit; /* So that a chain that leads in a circle ends. */
-      continue;
-    }
-    addresses[count++] = address;
-    mixed = (mixed ^ address) * HASH_FACTOR;
-    mixed ^= mixed >> 29;
-    if ((rule & RULE_ENDS) != 0) break;
-    uintptr_t cfa = ((rule & RULE_CFA_BY_RBP) != 0 ? rbp : rsp) +
-                    (uintptr_t)((int64_t)(rule << (64 - RULE_CFA_SHIFT - 24)) >> 40);
-    if (__builtin_expect((rule & RULE_CFA_IS_LOADED) != 0, 0) && !load(cfa, &cfa)) break;
-    uintptr_t return_address;
-    if (cfa <= rsp || !load(cfa - sizeof(uintptr_t), &return_address) || return_address == 0) break;
-    if ((rule & (RULE_RBP_AT_CFA | RULE_RBP_AT_RBP)) != 0) {
-      const uintptr_t base = (rule & RULE_RBP_AT_CFA) != 0 ? cfa : rbp;
-      if (!load(base + (uintptr_t)((int64_t)rule >> RULE_RBP_SHIFT), &rbp)) break;
-    }
-    rsp = cfa;
-    address = return_address - 1;
+/* Where a walk stood: the registers in one frame. */
+struct place {
+  uintptr_t address;
+  uintptr_t rsp;
+  uintptr_t rbp;
+};
+
+/* Moves on to the caller. `slot` is where its rbp was loaded from, or its return address where it was not;
+ * false at the end. `is_exact` says of the caller's address that it is no return address, but interrupted. */
+static inline bool step(uint64_t rule, struct place* at, uintptr_t* slot, bool* is_exact) {
+  *is_exact = false;
+  if (__builtin_expect((rule & RULE_IS_SIGNAL) != 0, 0)) {
+    const uintptr_t frame = at->rsp;
+    *is_exact = true;
+    return load(frame + SIGNAL_RBP, &at->rbp) && load(frame + SIGNAL_RIP, &at->address) &&
+           load(frame + SIGNAL_RSP, &at->rsp) && at->address != 0;
   }
-  *hash = mixed;
+  if ((rule & RULE_ENDS) != 0) return false;
+  uintptr_t cfa = ((rule & RULE_CFA_BY_RBP) != 0 ? at->rbp : at->rsp) +
+                  (uintptr_t)((int64_t)(rule << (64 - RULE_CFA_SHIFT - 24)) >> 40);
+  if (__builtin_expect((rule & RULE_CFA_IS_LOADED) != 0, 0) && !load(cfa, &cfa)) return false;
+  uintptr_t return_address;
+  if (cfa <= at->rsp || !load(cfa - sizeof(uintptr_t), &return_address) || return_address == 0) return false;
+  *slot = cfa - sizeof(uintptr_t);
+  if ((rule & (RULE_RBP_AT_CFA | RULE_RBP_AT_RBP)) != 0) {
+    *slot = ((rule & RULE_RBP_AT_CFA) != 0 ? cfa : at->rbp) + (uintptr_t)((int64_t)rule >> RULE_RBP_SHIFT);
+    if (!load(*slot, &at->rbp)) return false;
+  }
+  at->rsp = cfa;
+  at->address = return_address - 1;
+  return true;
+}
+
+/* The frames that the last walk of this thread went through: most of them are still there at the next one,
+ * and whether they are is quicker to see than to find out again, because no load waits for another one. From
+ * a frame in the same place all that a walk reads is the callers' return addresses and what they saved of
+ * rbp. */
+struct walked {
+  struct place at;
+  uintptr_t slot; /* As step() said, with what stood there. */
+  uintptr_t slot_value;
+};
+static _Thread_local struct {
+  struct walked frames[2][RAW_MAX_FRAMES];
+  size_t count;
+  unsigned newest;
+  bool is_busy; /* A signal handler walks without it. */
+  uint64_t generation;
+} last_walk __attribute__((tls_model("initial-exec")));
+
+static inline bool is_at(const struct walked* frame, const struct place* at) {
+  return frame->at.rsp == at->rsp && frame->at.address == at->address && frame->at.rbp == at->rbp;
+}
+
+static inline bool still_follows(const struct walked* frame) {
+  return *(const uintptr_t*)(frame->at.rsp - sizeof(uintptr_t)) == frame->at.address + 1 &&
+         *(const uintptr_t*)frame->slot == frame->slot_value;
+}
+
+/* Whether all that a frame of the last walk refers to lies in pages that this thread can read. */
+static inline bool is_readable(uintptr_t address) {
+  const uint64_t pages = readable_pages;
+  return (address >> STACK_PAGE_BITS) - (pages >> STACK_COUNT_BITS) <
+         (pages & ((UINT64_C(1) << STACK_COUNT_BITS) - 1));
+}
+
+static uint64_t hash_of(const uintptr_t* addresses, size_t count, uint64_t seed) {
+  uint64_t lanes[4] = {seed, count, 0, 0}; /* Four, so that multiplications overlap. */
+  for (size_t i = 0; i < count; ++i) {
+    uint64_t* lane = &lanes[i % 4];
+    *lane = (*lane ^ addresses[i]) * HASH_FACTOR;
+    *lane ^= *lane >> 29;
+  }
+  uint64_t hash = 0;
+  for (size_t i = 0; i < 4; ++i) hash = (hash ^ lanes[i] ^ lanes[i] >> 32) * HASH_FACTOR;
+  return hash ^ hash >> 32;
+}
+
+/* Puts the addresses of the calls that led here, innermost first, at most `limit`; returns how many. `entry`
+ * is
+ * __builtin_frame_address(0) of the function that the program called; `generation` is another one after a
+ * library was unloaded. An address lies within its call instruction, so that it stands for the line of the
+ * call; that of an interrupted instruction is exact. Signal trampolines are left out. */
+static size_t walk_stack(const void* entry, uintptr_t* addresses, size_t limit, uint64_t generation) {
+  const uintptr_t* words = entry;
+  struct place at = {.address = words[1] - 1, .rsp = (uintptr_t)(words + 2), .rbp = words[0]};
+  uintptr_t slot = at.rsp - sizeof(uintptr_t);
+  const bool keeps = !last_walk.is_busy;
+  last_walk.is_busy = true;
+  __atomic_signal_fence(__ATOMIC_ACQ_REL);
+  const struct walked* old = last_walk.frames[last_walk.newest];
+  struct walked* new = last_walk.frames[1 - last_walk.newest];
+  const size_t old_count = keeps && last_walk.generation == generation ? last_walk.count : 0;
+  size_t old_at = 0;
+  size_t kept = 0;
+  size_t count = 0;
+  size_t signals = 0;
+  bool is_memorable = keeps; /* What lies behind a frame that is found in another way is not. */
+  bool is_exact = false;
+  while (count + signals < limit) {
+    if (is_memorable) {
+      while (old_at < old_count && old[old_at].at.rsp < at.rsp) ++old_at;
+      if (old_at < old_count && is_at(&old[old_at], &at) && is_readable(old[old_count - 1].at.rsp)) {
+        for (;;) {
+          addresses[count++] = old[old_at].at.address;
+          new[kept++] = old[old_at];
+          if (count + signals >= limit || old_at + 1 == old_count || !still_follows(&old[old_at + 1])) break;
+          ++old_at;
+        }
+        if (count + signals >= limit) break;
+        at = old[old_at].at;
+      } else {
+        addresses[count++] = at.address;
+        new[kept++] = (struct walked){at, slot, *(const uintptr_t*)slot};
+      }
+    } else {
+      addresses[count++] = at.address;
+    }
+    uint64_t rule = rule_of(at.address);
+    for (;;) {
+      if ((rule & (RULE_IS_SIGNAL | RULE_CFA_IS_LOADED)) != 0) is_memorable = false;
+      if (!step(rule, &at, &slot, &is_exact)) goto done;
+      rule = rule_of(at.address);
+      if ((rule & RULE_IS_SIGNAL) == 0) break;
+      if (count + ++signals >= limit) goto done; /* So that a chain that leads in a circle ends. */
+    }
+  }
+done:
+  if (keeps) {
+    last_walk.newest = 1 - last_walk.newest;
+    last_walk.count = kept;
+    last_walk.generation = generation;
+    __atomic_signal_fence(__ATOMIC_ACQ_REL);
+    last_walk.is_busy = false;
+  }
   return count;
 }

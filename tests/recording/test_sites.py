@@ -326,10 +326,10 @@ def test_a_followed_image_has_sites_of_its_own(build, tmp_path, way):
 
 def test_threads_that_fork_while_others_find_new_stacks_leave_no_child_hanging(build, tmp_path):
     program = build("forks_in_threads.c")
-    record_sites(tmp_path, program, "200", options=["--follow-fork"], timeout=120)
+    record_sites(tmp_path, program, "60", options=["--follow-fork"], timeout=120)
     children = [trace for trace in traces_in(tmp_path) if trace.name != "out.parquet"]
-    assert len(children) == 200
-    for child in children[::20]:
+    assert len(children) == 60
+    for child in children[::10]:
         assert functions(Stacks(child).one(5151))[:2] == ["in_child", "main"]
 
 
