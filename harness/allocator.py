@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.loop import Loop
+    from harness.native._native import PythonReplay
 
 ENTRY_POINT_GROUP = "harness.allocators"
 
@@ -126,12 +126,25 @@ class NativeAllocator:
         result: dict[str, Any] = self.native.result()
         return result
 
+    @property
+    def gauge_names(self) -> tuple[str, ...]:
+        """Names of what stands in a row of feed() behind SAMPLE_COLUMNS."""
+        names: tuple[str, ...] = getattr(self.native, "gauge_names", ())
+        return names
+
+    def census(self) -> dict[str, Any] | None:
+        """Return spans, objects and classes now (harness/census.py); None where there are no spans."""
+        if not hasattr(self.native, "census"):
+            return None
+        told: dict[str, Any] = self.native.census()
+        return told
+
 
 class Allocator(ABC):
     """A simulated allocator in plain Python.
 
     One that keeps the two numbers below as they change is replayed several times as fast: the loop reads them
-    after every event, and asks one without both for two footprints instead.
+    after every event, and asks one without both for a footprint instead.
     """
 
     version = "1"
@@ -140,7 +153,7 @@ class Allocator(ABC):
     mapped_bytes: int
     committed_bytes: int  # Mapped less released.
 
-    _loop: Loop | None = None
+    _loop: PythonReplay | None = None
 
     @abstractmethod
     def allocate(self, request: Request) -> Any:
@@ -178,16 +191,29 @@ class Allocator(ABC):
         return []
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Replay a batch event by event, as include/harness/replay.hpp does."""
-        from harness.loop import feed_python
+        """Replay a batch event by event in the loop that all simulated allocators share."""
+        from harness.native._native import InvariantError
 
-        return feed_python(self, batch, stops)
+        try:
+            return self._replay().feed(batch, stops)
+        except InvariantError as error:
+            raise AllocatorError(str(error)) from error
 
     def result(self) -> dict[str, Any]:
         """Return the totals that feed() kept."""
-        from harness.loop import result_python
+        return {
+            **self._replay().result(),
+            "has_realloc": type(self).reallocate is not Allocator.reallocate,
+            "counters": self.counters(),
+        }
 
-        return result_python(self)
+    def _replay(self) -> PythonReplay:
+        # By attribute: an object whose __dict__ was asked for is slower at every attribute from then on.
+        if self._loop is None:
+            from harness.native._native import PythonReplay
+
+            self._loop = PythonReplay(self, Request)
+        return self._loop
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from harness import __version__
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from harness.comparison import Side
     from harness.trace import Noscan
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -29,6 +30,13 @@ _format = click.option(
 
 _noscan = click.option(
     "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
+)
+
+_costs = click.option(
+    "--costs",
+    "cost_source",
+    metavar="FILE|default",
+    help="What paths take, for modelled times  [default: as calibrated here, else what ships].",
 )
 
 
@@ -226,16 +234,22 @@ def generate(output: str, **parameters: Any) -> None:
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
 @click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
 @click.option(
+    "--census",
+    is_flag=True,
+    help="Look at the spans at the peak: classes then, how full spans are. Takes a second pass up to there.",
+)
+@click.option(
+    "--save",
+    "directory",
+    metavar="DIR",
+    help="Keep everything in a new directory: run.json, samples.parquet, tables.txt.",
+)
+@click.option(
     "--stats-text",
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
 )
-@click.option(
-    "--costs",
-    "cost_source",
-    metavar="FILE|default",
-    help="What paths take, for modelled times  [default: as calibrated here, else what ships].",
-)
+@_costs
 @click.option(
     "--batch-events", type=click.IntRange(min=1), help="Events decoded at a time; changes no result."
 )
@@ -248,6 +262,8 @@ def replay(
     output: str | None,
     placements: str | None,
     json_samples: bool,
+    census: bool,
+    directory: str | None,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
@@ -262,7 +278,7 @@ def replay(
     from harness import costs
     from harness.allocator import find
     from harness.replay import Settings, replay_all
-    from harness.results import Environment, TraceRuns
+    from harness.results import Environment, TraceRuns, check_free, save
     from harness.trace import BATCH_EVENTS
 
     specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
@@ -277,8 +293,16 @@ def replay(
             f"--stats-text: none of these allocators prints statistics; those that do: {having}"
         )
     settings = Settings(
-        samples, chosen, batch_events or BATCH_EVENTS, placements, stats_text, costs.chosen(cost_source)
+        samples,
+        chosen,
+        batch_events or BATCH_EVENTS,
+        placements,
+        stats_text,
+        costs.chosen(cost_source),
+        census,
     )
+    if directory is not None:
+        check_free(directory)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -294,6 +318,9 @@ def replay(
         environment.replay_events_per_second = events / environment.seconds
     if results:
         _print(_replay_text(results, environment, form, json_samples), output)
+        if directory is not None:
+            tables = {"tables.txt": _replay_text(results, environment, "table", json_samples)}
+            save(directory, results, environment, tables)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
@@ -310,6 +337,152 @@ def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) 
     if form == "csv":
         return report.comparison_csv(results)
     return report.comparison(results, environment, form)
+
+
+_COMPARED = (
+    "two results (harness compare before.json after.json) or, on a trace, two allocators "
+    "(harness compare go go:gogc=50 --trace x.parquet)"
+)
+
+
+@cli.command()
+@click.argument("sides", metavar="A B", nargs=-1)
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    metavar="TRACE...",
+    help="A and B are allocators, NAME[:key=value,...]: replay these traces through both.",
+)
+@click.option("--classes", is_flag=True, help="Compare what each size class wastes, too.")
+@click.option("--all", "everything", is_flag=True, help="Show equal numbers, too.")
+@click.option("--different-traces", is_flag=True, help="Compare results of different traces all the same.")
+@_noscan
+@_costs
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def compare(
+    sides: tuple[str, ...],
+    traces: tuple[str, ...],
+    classes: bool,
+    everything: bool,
+    different_traces: bool,
+    noscan: str | None,
+    cost_source: str | None,
+    form: str,
+    output: str | None,
+) -> int:
+    """Say what differs between two results, A and B, number by number (docs/compare.md).
+
+    A and B are what `harness replay` wrote with --save or with --format json, or with --trace two allocators.
+    """
+    from harness import comparison_report
+    from harness.comparison import compare as run
+
+    if len(sides) < 2:
+        raise click.UsageError(f"what to compare is missing: {_COMPARED}")
+    faults: list[HarnessError] = []
+    if traces:
+        # A shell puts all files of a pattern behind --trace, which takes the first.
+        a, b, faults = _replayed_sides(sides[0], sides[1], (*traces, *sides[2:]), noscan, cost_source)
+    else:
+        a, b = _loaded_sides(sides, noscan, cost_source)
+    found = run(a, b, classes=classes, different_traces=different_traces)
+    _print(comparison_report.comparison(found, form, everything=everything), output)
+    for fault in faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults else 0
+
+
+def _loaded_sides(sides: tuple[str, ...], noscan: str | None, cost_source: str | None) -> list[Side]:
+    """Return two results that were kept."""
+    from harness.allocator import registered
+    from harness.comparison import Side
+    from harness.results import load
+
+    if noscan is not None or cost_source is not None:
+        raise click.UsageError("--noscan and --costs are for a replay: they go with --trace")
+    for side in sides:
+        if side.partition(":")[0] in registered()[0] and not os.path.exists(side):
+            raise click.UsageError(f"{side} is an allocator: say on which trace, with --trace TRACE")
+    if len(sides) > 2:
+        raise click.UsageError(f"found {len(sides)} things to compare, expected {_COMPARED}")
+    return [Side(side, load(side)[0]) for side in sides]
+
+
+def _replayed_sides(
+    a: str, b: str, traces: tuple[str, ...], noscan: str | None, cost_source: str | None
+) -> tuple[Side, Side, list[HarnessError]]:
+    """Return what two allocators make of traces, and the faults of traces and of real libraries."""
+    from harness import costs
+    from harness.allocator import find
+    from harness.comparison import Side
+    from harness.replay import Settings, replay_all
+    from harness.results import TraceRuns
+
+    specs = []
+    for text in (a, b):
+        try:
+            found = find(text)
+        except HarnessError as fault:
+            if os.path.exists(text):
+                raise click.UsageError(f"with --trace A and B are allocators, not files: {fault}") from fault
+            raise
+        if len(found) > 1:
+            raise click.UsageError(f"{text} are {len(found)} allocators; A and B are one each")
+        specs += found
+    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source))
+    outcomes = list(replay_all(traces, specs, settings, _progress))
+    results = [outcome for outcome in outcomes if isinstance(outcome, TraceRuns)]
+    faults = [outcome for outcome in outcomes if isinstance(outcome, HarnessError)]
+    runs = [run for result in results for run in result.runs]
+    faults += [HarnessError(run.failure) for run in runs if run.failure is not None]
+    if not results:
+        raise faults[0]
+    of_each = [[TraceRuns(each.trace, [each.runs[index]]) for each in results] for index in range(2)]
+    return Side(a, of_each[0]), Side(b, of_each[1]), faults
+
+
+@cli.command()
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
+@click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again  [default: go and tcmalloc].",
+)
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many classes.")
+@_noscan
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def waste(
+    traces: tuple[str, ...],
+    allocators: tuple[str, ...],
+    top: int,
+    noscan: str | None,
+    form: str,
+    output: str | None,
+) -> None:
+    """Say where the memory goes at the peak: by cause, and which size classes waste most and why."""
+    from harness.allocator import find
+    from harness.replay import Settings, replay
+    from harness.waste import explain
+    from harness.waste_report import waste_text
+
+    specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
+    settings = Settings(noscan=_chosen_noscan(noscan), census=True)
+    found = []
+    for trace in traces:
+        with _progress(trace) as progress:
+            result = replay(trace, specs, settings, progress)
+        explained = [
+            explain(run, getattr(spec.factory, "WASTE_REMEDIES", None))
+            for run, spec in zip(result.runs, specs, strict=True)
+        ]
+        found.append((result.trace, explained))
+    _print(waste_text(found, form, top), output)
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tabulate
 
-from harness.report import TABULATE, bytes_text, count_text, percent_text
+from harness.report import TABULATE, bytes_text, cell_text, count_text, percent_text, prose
 
 if TYPE_CHECKING:
     from harness.inspection import Histogram, Inspection
@@ -123,11 +123,12 @@ def _bins(histogram: Histogram, counted: str, value: Value, format: str) -> str:
 
 
 def _table(cells: list[list[str]], headings: list[str], format: str, align: Sequence[str]) -> str:
-    return tabulate.tabulate(cells, headings, TABULATE[format], disable_numparse=True, colalign=align)
+    rows = [[cell_text(cell, format) for cell in row] for row in cells]
+    return tabulate.tabulate(rows, headings, TABULATE[format], disable_numparse=True, colalign=align)
 
 
 def _heading(text: str, format: str) -> str:
-    return f"### {text}" if format == "markdown" else text
+    return f"### {prose(format, text)}" if format == "markdown" else text
 
 
 def _bar(share: float) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from queue import Queue
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness import costs, metrics
 from harness.allocator import PARTS, SAMPLE_COLUMNS, EventBatch, Footprint, Spec, description_of
+from harness.census import Census
 from harness.errors import AllocatorError, HarnessError, TraceError
 from harness.placements import PlacementsWriter
 from harness.results import Run, TraceRuns
@@ -45,6 +46,7 @@ class Settings:
     placements: str | None = None
     stats_text: bool = False  # Whether a run keeps what its allocator would print of itself.
     cost_tables: costs.Tables = field(default_factory=costs.shipped)
+    census: bool = False  # Whether the spans are looked at, which takes a second pass up to the peak.
 
 
 _DEFAULTS = Settings()
@@ -84,6 +86,8 @@ def replay(
                     break
                 progress(len(batch.op))
         totals = checked.totals()
+        if settings.census:
+            _take_censuses(path, runners, settings, progress)
         warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
         runs = [runner.finish(totals, sampler, warnings) for runner in runners]
         _compare_settings(runners, runs)
@@ -103,6 +107,51 @@ def replay(
         **totals,
     }
     return TraceRuns(trace, runs)
+
+
+def survey(
+    path: str,
+    specs: Sequence[Spec],
+    events: Sequence[int],
+    settings: Settings = _DEFAULTS,
+    progress: Progress = unnoticed,
+    watch: Callable[[EventBatch], None] | None = None,
+) -> list[Census | None]:
+    """Replay each allocator's first so many events and return what spans stand then; None where it has none.
+
+    `watch` is shown every batch, cut after the last event of all. Raises as replay() does.
+    """
+    checked = TraceReader(path).checked(settings.noscan, settings.batch_events)
+    surveyors = [_Surveyor(spec, count) for spec, count in zip(specs, events, strict=True)]
+    left = max(events, default=0)
+    with _Crew(surveyors) if left >= _WORTH_A_THREAD_EVENTS else _Alone(surveyors) as crew:
+        for batch in checked:
+            if not left:
+                break
+            taken = min(left, len(batch.op))
+            part = batch.part(0, taken)
+            if watch is not None:
+                watch(part)
+            if not crew.feed(part, _NO_STOPS):
+                break
+            progress(taken)
+            left -= taken
+    return [surveyor.census() for surveyor in surveyors]
+
+
+def _take_censuses(path: str, runners: Sequence[_Runner], settings: Settings, progress: Progress) -> None:
+    """Give each model the census of its peak."""
+    peaks = [(runner, runner.peak_event()) for runner in runners if runner.kind == "model"]
+    known = [(runner, event) for runner, event in peaks if event is not None]
+    taken = survey(
+        path,
+        [runner.spec for runner, _ in known],
+        [event + 1 for _, event in known],
+        settings,
+        progress,
+    )
+    for (runner, _), census in zip(known, taken, strict=True):
+        runner.census = census
 
 
 def replay_all(
@@ -175,10 +224,19 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class _Fed(Protocol):
+    """What takes a trace's batches one after the other."""
+
+    spec: Spec
+
+    def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> None: ...
+    def close(self) -> None: ...
+
+
 class _Alone:
     """Runners that work on the caller's thread."""
 
-    def __init__(self, runners: Sequence[_Runner]) -> None:
+    def __init__(self, runners: Sequence[_Fed]) -> None:
         self._runners = runners
 
     def __enter__(self) -> Self:
@@ -202,7 +260,7 @@ class _Crew:
     that waits.
     """
 
-    def __init__(self, runners: Sequence[_Runner]) -> None:
+    def __init__(self, runners: Sequence[_Fed]) -> None:
         self._workers = [_Worker(runner) for runner in runners]
 
     def __enter__(self) -> Self:
@@ -235,7 +293,7 @@ class _Crew:
 class _Worker(threading.Thread):
     """A runner on a thread of its own."""
 
-    def __init__(self, runner: _Runner) -> None:
+    def __init__(self, runner: _Fed) -> None:
         super().__init__(name=runner.spec.label, daemon=True)
         self.waiting: Queue[tuple[EventBatch, NDArray[np.int64]] | None] = Queue(_WAITING_BATCHES)
         self.done_batches = 0
@@ -295,6 +353,30 @@ class _Sampler:
         return local
 
 
+class _Surveyor:
+    """One allocator on its way to the event at which its spans are looked at."""
+
+    def __init__(self, spec: Spec, events: int) -> None:
+        self.spec = spec
+        self.allocator = spec.create()
+        self._left = events
+
+    def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> None:
+        """Replay the next batch, as far as it is wanted."""
+        taken = min(self._left, len(batch.op))
+        if taken:
+            self.allocator.feed(batch.part(0, taken), stops)
+            self._left -= taken
+
+    def close(self) -> None:
+        """Do nothing: a model has no more than memory."""
+
+    def census(self) -> Census | None:
+        """Return what spans stand now."""
+        told = self.allocator.census() if hasattr(self.allocator, "census") else None
+        return None if told is None else Census.of(told)
+
+
 class _Runner:
     """One allocator in the middle of a replay."""
 
@@ -304,6 +386,7 @@ class _Runner:
         self.failure: str | None = None  # Of a real library, which then does no more.
         self.allocator: Any = None
         self.floor = Footprint()
+        self.census: Census | None = None  # Of the peak.
         self._cost_table = settings.cost_tables.get(spec.name)
         self._samples: list[NDArray[np.int64]] = []
         self._placements: PlacementsWriter | None = None
@@ -349,6 +432,11 @@ class _Runner:
         if self._placements is not None:
             self._placements.flush()
 
+    def peak_event(self) -> int | None:
+        """Return the first event of most committed bytes, None where that is not known."""
+        event: int | None = self.allocator.result().get("peak_committed_event")
+        return event
+
     def abandon(self) -> None:
         """Leave no half-written file."""
         if self._placements is not None:
@@ -378,6 +466,12 @@ class _Runner:
         if not totals["events"]:
             result["peak_footprint"] = floor
             result["peak_committed"] = metrics.committed_bytes(floor)
+        if self.census is not None:
+            result["census"] = self.census.summary()
+            result["classes"] = [
+                then | {name: ever[name] for name in metrics.CLASS_COUNTS}
+                for then, ever in zip(self.census.class_rows(), result["classes"], strict=True)
+            ]
         warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
         if result.get("over") == "samples":
             warnings.append(_OVER_SAMPLES)
@@ -431,10 +525,11 @@ class _Runner:
         return texts
 
     def _sample_columns(self) -> dict[str, list[int | None]]:
-        rows = np.concatenate([np.empty((0, len(SAMPLE_COLUMNS)), np.int64), *self._samples])
+        names = (*SAMPLE_COLUMNS, *getattr(self.allocator, "gauge_names", ()))
+        rows = np.concatenate([np.empty((0, len(names)), np.int64), *self._samples])
         return {
             name: [None if value == _UNKNOWN else value for value in rows[:, i].tolist()]
-            for i, name in enumerate(SAMPLE_COLUMNS)
+            for i, name in enumerate(names)
         }
 
 
@@ -448,6 +543,7 @@ _OVER_SAMPLES = (
     "what is real can be asked at samples only: its peaks and means are over those (see --samples)"
 )
 
+_NO_STOPS = np.empty(0, np.int64)
 _NO_EVENTS = EventBatch(
     op=np.empty(0, np.uint8),
     thread=np.empty(0, np.uint16),

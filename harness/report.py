@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 # Formats of a report by the name of tabulate's.
 TABULATE = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+# What LaTeX and Markdown would take for their own. In Markdown an underscore or a tilde is one's own inside a
+# word or alone, so that names of options stay as they are typed.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_MARKDOWN = re.compile(r"[\\`*\[<>&|#]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|(?<=\S)~")
+_LATEX = str.maketrans(tabulate.LATEX_ESCAPE_RULES)
 
 _NOTHING = "-"
 _CLASSES_SHOWN = 8
@@ -98,6 +105,20 @@ _AT_PEAK: list[tuple[str, str]] = [
     ("page heap", "page_heap"),
     ("runtime's own", "runtime"),
 ]
+
+
+# Beside them, where a metric stands alone.
+_OTHERS = {
+    "modelled_ns_per_event": "ns an event, modelled",
+    "measured_ns_per_event": "ns an event, measured",
+    "waste_bytes": "waste at peak committed",
+}
+
+
+def metric_heading(name: str) -> str:
+    """Return what the tables call a metric, a part of the footprint or a counter."""
+    known = {row[1]: row[0] for row in _SUMMARY} | {row[1]: row[0] for row in (*_RESIDENT, *_AT_PEAK)}
+    return (known | _OTHERS).get(name, name.removesuffix("_bytes").replace("_", " "))
 
 
 def comparison(results: Sequence[TraceRuns], environment: Environment, form: str) -> str:
@@ -200,23 +221,27 @@ def _spread_text(found: Report, form: str) -> str:
 def _conformance_text(found: Report, form: str) -> str:
     if found.spreads:
         runs = len(found.spreads[0].runs)
-        head = f"{found.trace}: {found.events:,} events, {runs} runs of the real one\n"
+        head = f"{found.trace}: {found.events:,} events, {runs} runs of the real one"
         margin = f"within the real runs, widened by {found.spreads[0].margin:.0%}"
         verdict = margin if found.agrees else f"NOT {margin}"
-        return "\n\n".join([f"{head}{found.model} against {found.truth}", _spread_text(found, form), verdict])
+        heading = prose(form, head, f"{found.model} against {found.truth}")
+        return "\n\n".join([heading, _spread_text(found, form), prose(form, verdict)])
     cells = [
         [aspect.name, count_text(aspect.compared), count_text(aspect.differing)]
         for aspect in found.aspects.values()
     ]
     calls = f", calls: {found.calls:,}" if found.calls else ""
     texts = [
-        f"{found.trace}: {found.events:,} events, compared at {found.checkpoints:,} moments{calls}\n"
-        f"{found.model} against {found.truth}",
+        prose(
+            form,
+            f"{found.trace}: {found.events:,} events, compared at {found.checkpoints:,} moments{calls}",
+            f"{found.model} against {found.truth}",
+        ),
         table(cells, ["", "compared", "differing"], form, left=1),
     ]
     examples = [f"{aspect.name}: {text}" for aspect in found.aspects.values() for text in aspect.examples]
     if examples:
-        texts.append("\n".join(["first differences:", *(f"  {text}" for text in examples)]))
+        texts.append(prose(form, "first differences:", *(f"  {text}" for text in examples)))
     if found.gave_up:
         texts.append("broke off: what follows so many differences says nothing new")
     texts.append("equal" if found.agrees else "NOT EQUAL")
@@ -268,7 +293,7 @@ def _calibration_text(found: Calibrated, form: str) -> str:
     paths = [[path, cost_text(ns)] for path, ns in found.table.ns.items()]
     return "\n\n".join(
         [
-            f"{found.model}: {found.table.name}",
+            prose(form, f"{found.model}: {found.table.name}"),
             table(paths, ["path", "ns"], form, left=1),
             table(cells, headings, form, left=1),
             f"geometric means over {len(judged)} {names}: {', '.join(spread)}",
@@ -276,33 +301,46 @@ def _calibration_text(found: Calibrated, form: str) -> str:
     )
 
 
-def table(cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0) -> str:
-    """Return cells as a table whose first `left` columns are text and whose others are numbers."""
-    align = ["left"] * left + ["right"] * (len(headings) - left)
+def table(
+    cells: Sequence[Sequence[str]], headings: Sequence[str], form: str, left: int = 0, words: int = 0
+) -> str:
+    """Return cells as a table whose first `left` and last `words` columns are text, the others numbers."""
+    align = ["left"] * left + ["right"] * (len(headings) - left - words) + ["left"] * words
+    rows = [[cell_text(cell, form) for cell in row] for row in (headings, *cells)]
     return tabulate.tabulate(
-        cells, headings, TABULATE[form], disable_numparse=True, colalign=align if cells else None
+        rows[1:], rows[0], TABULATE[form], disable_numparse=True, colalign=align if cells else None
     )
+
+
+def cell_text(text: str, form: str) -> str:
+    """Return text as tabulate has to be given it, which escapes it for LaTeX itself and for nobody else."""
+    plain = _CONTROL.sub(" ", text)
+    return _MARKDOWN.sub(r"\\\g<0>", plain) if form == "markdown" else plain
+
+
+def prose(form: str, *lines: str) -> str:
+    """Return lines as they have to stand outside of tables, whatever characters the names in them are of."""
+    plain = [cell_text(line, form) for line in lines]
+    return " \\\\\n".join(line.translate(_LATEX) for line in plain) if form == "latex" else "\n".join(plain)
 
 
 def _trace_tables(result: TraceRuns, form: str) -> list[str]:
     trace, runs = result.trace, result.runs
-    texts = [_trace_line(trace), _summary_table(runs, form)]
-    legend = "\n".join(
-        f"{'- ' if form == 'markdown' else '  '}{run.label}{_version_text(run)}: {run.description}"
-        for run in runs
-    )
-    texts.append(legend)
-    texts += [f"failed: {run.failure}" for run in runs if run.failure is not None]
+    texts = [prose(form, _trace_line(trace)), _summary_table(runs, form)]
+    mark = "- " if form == "markdown" else "  "
+    legend = [f"{run.label}{_version_text(run)}: {run.description}" for run in runs]
+    texts.append(mark + prose(form, *legend).replace("\n", f"\n{mark}"))
+    texts += [prose(form, f"failed: {run.failure}") for run in runs if run.failure is not None]
     texts += [_pair_text(model, real, form) for model, real in result.pairs()]
     for run in runs:
         if run.classes:
             texts.append(_classes_text(run, form))
     warnings = dict.fromkeys(text for run in runs for text in run.warnings)
-    texts += [f"note: {text}" for text in warnings]
+    texts += [prose(form, f"note: {text}") for text in warnings]
     for run in runs:
         if run.stats_text is not None:
             text = f"```\n{run.stats_text}```" if form == "markdown" else run.stats_text.rstrip("\n")
-            texts.append(f"{run.label}: its own statistics at the end of the trace\n\n{text}")
+            texts.append(f"{prose(form, run.label)}: its own statistics at the end of the trace\n\n{text}")
     return texts
 
 
@@ -387,7 +425,7 @@ def _pair_text(model: Run, real: Run, form: str) -> str:
     if model.timing is not None and real.timing is not None:
         costs = (model.timing["ns_per_event"], real.timing["ns_per_event"])
         rows.append(_difference("ns an event, modelled and measured", *costs, ns_text))
-    return f"{model.label} beside what it models\n\n" + table(
+    return f"{prose(form, model.label)} beside what it models\n\n" + table(
         rows, ["", model.label, real.label, "difference"], form, left=1
     )
 
@@ -447,7 +485,7 @@ def _classes_text(run: Run, form: str) -> str:
     title = (
         f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, at the fullest sample"
     )
-    return title + "\n\n" + table(cells, [*headings, "waste"], form, left=1)
+    return prose(form, title) + "\n\n" + table(cells, [*headings, "waste"], form, left=1)
 
 
 def _class_name(row: Mapping[str, Any]) -> str:

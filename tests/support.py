@@ -73,3 +73,12 @@ HARNESS = [sys.executable, "-P", "-c", "from harness.cli import main; main()"]
 def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run([*HARNESS, *arguments], capture_output=True, text=True, check=False, **options)
+
+
+def fails_with(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Hold that a command failed with one line that says these."""
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("harness: ")
+    for part in parts:
+        assert part in done.stderr

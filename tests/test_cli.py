@@ -9,7 +9,7 @@ import json
 import os
 
 import pytest
-from support import SMALL, harness, random_rows, write_trace
+from support import SMALL, fails_with, harness, random_rows, write_trace
 from test_trace import BAD_FILES, BAD_ROWS, bad_file
 
 from harness.allocator import FREE
@@ -18,14 +18,6 @@ from harness.allocator import FREE
 @pytest.fixture
 def trace(tmp_path):
     return write_trace(tmp_path / "small.parquet", random_rows(2000))
-
-
-def fails_with(done, *parts):
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("harness: ")
-    for part in parts:
-        assert part in done.stderr
 
 
 def test_replay_prints_the_allocators_side_by_side(trace):

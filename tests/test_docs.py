@@ -8,17 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import harness
+from support import harness, random_rows, write_trace
 
+from harness import metrics, metrics_page
+from harness.allocator import find
 from harness.costs import shipped
 from harness.distributions import load, names
+from harness.replay import Settings, replay
 from harness.report import cost_text
 
-PAGE = (Path(__file__).parent.parent / "docs" / "generate.md").read_text()
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "generate.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()
 ]
-COSTS = (Path(__file__).parent.parent / "docs" / "costs.md").read_text()
+METRICS = DOCS / "metrics.md"
+WASTE = (DOCS / "waste.md").read_text()
+COSTS = (DOCS / "costs.md").read_text()
 FILE = re.search(r"^```\n(# my service.*?)^```", PAGE, re.M | re.S)
 
 
@@ -59,3 +66,25 @@ def test_the_table_of_distributions_is_what_their_files_hold(name):
     means = (sizes @ weights / weights.sum(), sizes @ live / live.sum())
     row = [len(sizes), median, large, *(round(mean) for mean in means), sizes.max()]
     assert f"| `{name}` | {' | '.join(f'{number:,}' for number in row)} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("command", "output"), re.findall(r"^```sh\n(.*?)\n```\n\n```\n(.*?)```", WASTE, re.M | re.S)
+)
+def test_the_waste_of_the_page_is_what_the_command_prints(command, output):
+    assert harness(*shlex.split(command)[1:], cwd=ROOT).stdout == output
+
+
+def test_the_page_of_metrics_is_made_of_their_definitions():
+    assert METRICS.read_text() == metrics_page.page()
+
+
+def test_a_run_has_what_the_page_of_metrics_defines_and_nothing_else(tmp_path):
+    path = write_trace(tmp_path / "t.parquet", random_rows(2_000))
+    run = replay(path, find("go"), Settings(census=True)).runs[0]
+    assert set(run.summary) == set(metrics.DEFINITIONS)
+    assert set(run.classes[0]) == {column.name for column in metrics.CLASS_COLUMNS}
+    assert set(run.samples) == {column.name for column in metrics.SAMPLE_COLUMNS}
+    assert set(run.footprint["peak"]) - {"mapped", "metadata"} == {
+        column.name for column in metrics.FOOTPRINT.values()
+    }

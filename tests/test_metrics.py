@@ -21,37 +21,6 @@ PARTS = {
 }
 
 
-def test_a_moment_is_made_of_its_parts():
-    moment = metrics.at_moment(PARTS, requested=500, floor_committed=20)
-    assert moment["internal_waste_bytes"] == 100
-    assert moment["internal_fragmentation"] == pytest.approx(100 / 600)
-    assert moment["external_waste_bytes"] == 100 + 20 + 30 + 10 + 90
-    assert moment["garbage_bytes"] == 50
-    assert moment["waste_bytes"] == 920 - 500
-    assert moment["overhead"] == pytest.approx(420 / 500)
-    assert moment["overhead_above_floor"] == pytest.approx(400 / 500)
-    assert moment["efficiency"] == pytest.approx(500 / 920)
-
-
-def test_waste_is_internal_and_external_and_garbage_and_runtime():
-    moment = metrics.at_moment(PARTS, requested=500, floor_committed=0)
-    runtime = PARTS["runtime"]
-    parts = (moment["internal_waste_bytes"], moment["external_waste_bytes"], moment["garbage_bytes"], runtime)
-    assert sum(parts) == moment["waste_bytes"]
-
-
-def test_a_part_that_is_unknown_leaves_what_needs_it_unknown():
-    moment = metrics.at_moment(PARTS | {"front_end": None}, requested=500, floor_committed=0)
-    assert moment["external_waste_bytes"] is None
-    assert moment["waste_bytes"] == 420
-
-
-def test_a_ratio_over_nothing_is_nothing():
-    assert metrics.ratio(5, 0) is None
-    assert metrics.ratio(None, 5) is None
-    assert metrics.at_moment(PARTS, requested=0, floor_committed=0)["overhead"] is None
-
-
 TRACE = {
     "events": 4,
     "allocations": 3,
@@ -75,6 +44,87 @@ RESULT = {
 }
 
 
+def moment(parts=PARTS, *, requested=500, floor_committed=0):
+    floor = dict.fromkeys(PARTS, 0) | {"mapped": floor_committed}
+    result = RESULT | {"peak_footprint": parts, "requested_at_peak_committed": requested}
+    return metrics.summary(TRACE, result, floor)
+
+
+def test_a_moment_is_made_of_its_parts():
+    at_peak = moment(floor_committed=20)
+    assert at_peak["internal_waste_bytes"] == 100
+    assert at_peak["internal_fragmentation"] == pytest.approx(100 / 600)
+    assert at_peak["external_waste_bytes"] == 100 + 20 + 30 + 10 + 90
+    assert at_peak["garbage_bytes"] == 50
+    assert at_peak["waste_bytes"] == 920 - 500
+    assert at_peak["overhead"] == pytest.approx(420 / 500)
+    assert at_peak["overhead_above_floor"] == pytest.approx(400 / 500)
+    assert at_peak["efficiency"] == pytest.approx(500 / 920)
+
+
+def test_waste_is_internal_and_external_and_garbage_and_runtime():
+    at_peak = moment()
+    parts = (at_peak[f"{name}_bytes"] for name in ("internal_waste", "external_waste", "garbage"))
+    assert sum(parts) + PARTS["runtime"] == at_peak["waste_bytes"]
+
+
+def test_a_part_that_is_unknown_leaves_what_needs_it_unknown():
+    at_peak = moment(PARTS | {"front_end": None})
+    assert at_peak["external_waste_bytes"] is None
+    assert at_peak["waste_bytes"] == 420
+
+
+def test_a_ratio_over_nothing_is_nothing():
+    assert metrics.ratio(5, 0) is None
+    assert metrics.ratio(None, 5) is None
+    assert moment(requested=0)["overhead"] is None
+
+
+def test_the_tiers_share_every_allocation():
+    counters = {
+        "front_end_hits": 4,
+        "refills_from_transfer": 1,
+        "refills_from_central": 2,
+        "refills_from_new_span": 1,
+        "refills_from_new_os_memory": 1,
+        "large_allocations": 2,
+        "large_allocations_from_new_os_memory": 1,
+        "reallocations_in_place": 3,
+    }
+    trace = TRACE | {"allocations": 10, "reallocations": 4}
+    told = metrics.summary(trace, RESULT | {"counters": counters}, PARTS)
+    names = ("transfer", "central", "new_span", "new_os_memory")
+    shares = [told["front_end_hit_rate"], *(told[f"tier_share_{name}"] for name in names)]
+    assert shares == [pytest.approx(count / 11) for count in (4, 1, 2, 2, 2)]
+
+
+def test_counts_that_an_allocator_does_not_keep_are_unknown():
+    told = metrics.summary(TRACE, RESULT, PARTS)
+    assert told["refills"] is told["gc_cycles"] is told["os_calls"] is told["span_return_rate"] is None
+    assert told["central_locks_per_1000_events"] is None
+
+
+def test_locks_are_told_for_every_1000_events():
+    go = metrics.summary(TRACE, RESULT | {"counters": {"heap_lock_acquisitions": 2}}, PARTS)
+    tcmalloc = metrics.summary(TRACE, RESULT | {"counters": {"page_heap_lock_acquisitions": 3}}, PARTS)
+    assert go["page_heap_locks_per_1000_events"] == 500
+    assert tcmalloc["page_heap_locks_per_1000_events"] == 750
+
+
+def test_headroom_is_what_the_goal_lies_above_what_was_marked():
+    gauges = {"gc_goal_bytes": 900, "gc_marked_bytes": 400}
+    told = metrics.summary(TRACE, RESULT | {"peak_gauges": gauges}, PARTS)
+    assert (told["gc_goal_bytes"], told["gc_headroom_bytes"]) == (900, 500)
+    without_goal = metrics.summary(TRACE, RESULT | {"peak_gauges": gauges | {"gc_goal_bytes": None}}, PARTS)
+    assert without_goal["gc_headroom_bytes"] is None
+
+
+def test_every_metric_of_the_summary_is_defined_once():
+    names = [metric.name for group in metrics.GROUPS.values() for metric in group]
+    assert len(set(names)) == len(names)
+    assert list(metrics.summary(TRACE, RESULT, PARTS)) == names
+
+
 def test_fragmentation_is_a_ratio_of_sums_and_of_maxima():
     summary = metrics.summary(TRACE, RESULT, floor=PARTS)
     assert summary["fragmentation_mean"] == 1.5
@@ -87,7 +137,8 @@ def test_fragmentation_is_a_ratio_of_sums_and_of_maxima():
 
 
 def test_classes_share_their_waste():
-    empty = {"spans": 1, "allocations": 1, "header_bytes": 0, "dead_bytes": 0, "transfer_bytes": 0}
+    empty = {"spans": 1, "spans_requested": 4, "spans_returned": 1, "allocations": 1}
+    empty |= {"header_bytes": 0, "dead_bytes": 0, "transfer_bytes": 0}
     rows = [
         empty
         | {
@@ -113,6 +164,7 @@ def test_classes_share_their_waste():
     assert [row["waste_bytes"] for row in shared] == [16, 48]
     assert [row["waste_share"] for row in shared] == [0.25, 0.75]
     assert shared[0]["rounding_bytes"] == 4
+    assert shared[0]["span_return_rate"] == 0.25
 
 
 def test_what_is_asked_at_samples_gives_a_mean_in_place_of_a_sum():

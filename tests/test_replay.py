@@ -15,7 +15,7 @@ import pytest
 from python_ideal import PythonIdeal
 from support import SMALL, TRACES, random_rows, write_trace
 
-from harness.allocator import ALLOC, FREE, PARTS, REALLOC, Allocator, Footprint, Spec, find
+from harness.allocator import ALLOC, FREE, PARTS, REALLOC, SAMPLE_COLUMNS, Allocator, Footprint, Spec, find
 from harness.errors import AllocatorError, TraceError
 from harness.replay import Settings, replay, replay_all
 from harness.results import TraceRuns
@@ -309,13 +309,39 @@ class TestCommittedTraces:
             assert (np.array(run.samples["requested"]) <= np.array(run.samples["live"])).all()
 
     @pytest.mark.slow
-    def test_the_parts_add_up_after_every_event(self, path):
-        # The loop itself throws where they do not; a stop after every event makes it look.
-        reader = TraceReader(str(path))
-        for name in ALL:
-            allocator = find(name)[0].create()
-            for batch in reader.checked():
-                allocator.feed(batch, np.arange(1, len(batch.op) + 1))
+    @pytest.mark.parametrize("name", ALL)
+    def test_maxima_and_means_are_those_over_every_event(self, path, name):
+        # A stop after every event: the loop throws where the parts do not add up, and all can be recomputed.
+        allocator = find(name)[0].create()
+        rows, asked = [], []
+        for batch in TraceReader(str(path)).checked():
+            rows.append(allocator.feed(batch, np.arange(1, len(batch.op) + 1)))
+            asked.append(batch.requested.astype(np.int64))
+        told, requested = np.concatenate(rows), np.concatenate(asked)
+        parts = {column: told[:, i] for i, column in enumerate(SAMPLE_COLUMNS)}
+        mapped, committed = parts["mapped"], parts["mapped"] - parts["released"]
+        peak, most = int(committed.argmax()), int(requested.argmax())
+        waste = {name: int(parts[name][peak]) for name in ("front_end", "transfer", "central", "tail")}
+        expected = {
+            "peak_requested_bytes": int(requested.max()),
+            "peak_committed_bytes": int(committed.max()),
+            "peak_mapped_bytes": int(mapped.max()),
+            "mean_requested_bytes": int(requested.sum()) / len(requested),
+            "mean_committed_bytes": int(committed.sum()) / len(committed),
+            "end_requested_bytes": int(requested[-1]),
+            "end_committed_bytes": int(committed[-1]),
+            "fragmentation_peak_ratio": int(committed.max()) / int(requested.max()),
+            "fragmentation_mean": int(committed.sum()) / int(requested.sum()),
+            "fragmentation_at_peak_requested": int(committed[most]) / int(requested.max()),
+            "fragmentation_at_peak_committed": int(committed[peak]) / int(requested[peak]),
+            "waste_bytes": int(committed[peak] - requested[peak]),
+            "internal_waste_bytes": int(parts["live"][peak] - requested[peak]),
+            "external_waste_bytes": sum(waste.values()) + int(parts["page_heap"][peak]),
+            "garbage_bytes": int(parts["dead"][peak]),
+            "efficiency": int(requested[peak]) / int(committed[peak]),
+        }
+        summary = runs(path, name).runs[0].summary
+        assert {metric: summary[metric] for metric in expected} == expected
 
     @pytest.mark.slow
     @pytest.mark.parametrize("batch_events", [1, 7])

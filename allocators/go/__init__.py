@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from harness.allocator import Bytes, NativeAllocator
 from harness.errors import AllocatorError
@@ -36,6 +37,18 @@ SNAPSHOT_FOLDER = Path(__file__).parent / "snapshots"
 
 class Go(NativeAllocator):
     """The Go runtime's heap: size classes, mcache, mcentral, mheap, tiny allocator, garbage collector."""
+
+    WASTE_REMEDIES: ClassVar[Mapping[str, str]] = {
+        "rounding": "`harness explain SIZE` says which size would fit its slot",
+        "header": "types of up to 512 B, and those without pointers, have none",
+        "dead": "a lower GOGC collects earlier and marks more often (try go:gogc=50), a memory limit only "
+        "when it must (go:memory_limit=64MiB)",
+        "front_end": "each P holds a span of each class it uses; fewer Ps hold fewer (go:procs=2)",
+        "central": "a span stays for any object left in it, and Go moves none: what lives long shares a "
+        "class with what lives short",
+        "page_heap": "the scavenger gives them back in time; a memory limit sooner (go:memory_limit=64MiB)",
+        "runtime": "start-up objects, stacks and work buffers; less of it with go:start=bare",
+    }
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ struct Paths {
   std::int64_t refills = 0;
   std::int64_t refills_from_new_span = 0;  // Of memory that the heap had.
   std::int64_t refills_from_new_os_memory = 0;
-  std::int64_t refill_bytes = 0;  // Free slots of the spans that came.
+  std::int64_t refilled_objects = 0;  // Free slots of the spans that came.
+  std::int64_t refill_bytes = 0;      // Their bytes.
 
   std::int64_t deaths() const { return deaths_and_small[0]; }
   std::int64_t slots() const { return deaths_and_small[1] + tiny_blocks; }

@@ -48,6 +48,7 @@ struct CollectorCounters {
   std::int64_t mark_bytes_noscan = 0;
   std::int64_t assists = 0;
   std::int64_t assist_bytes = 0;  // Scanned by assists.
+  std::int64_t flushes = 0;       // Spans that Ps gave up at the end of a cycle.
 };
 
 class Collector {
@@ -271,7 +272,10 @@ class Collector {
   }
 
   void flush_mcache(P& p) {
-    p.mcache.release_all(heap_, pacer_, [this](Span& span) { sweeper_.sweep(span, false); });
+    p.mcache.release_all(heap_, pacer_, [this](Span& span) {
+      sweeper_.sweep(span, false);
+      ++counters_.flushes;
+    });
     p.tiny.clear();
   }
 

@@ -218,6 +218,8 @@ class Go {
            .slot_bytes = entry.object_bytes,
            .span_bytes = static_cast<std::int64_t>(entry.span_pages * kPageBytes),
            .spans = use.spans,
+           .spans_requested = use.spans_requested,
+           .spans_returned = use.spans_returned,
            .live_objects = use.live_objects,
            .live_bytes = use.live_bytes,
            .header_bytes = use.live_objects * static_cast<std::int64_t>(header_bytes_of(span_class)),
@@ -228,6 +230,44 @@ class Go {
            .tail_bytes = use.tail_bytes});
     }
     return rows;
+  }
+
+  std::optional<std::uint64_t> span_of(Block block) const {
+    if (block.kind == Kind::kZeroSize) return std::nullopt;
+    return heap_.spans().bits().span[block.word];
+  }
+  std::vector<harness::SpanUse> spans() {
+    settle();
+    const SpanTable& table = heap_.spans();
+    std::vector<harness::SpanUse> found;
+    for (std::uint32_t i = 0; i < table.size(); ++i) {
+      const Span& span = table.at(i);
+      if (span.state != SpanState::kInUse) continue;
+      const auto element_bytes = static_cast<std::int64_t>(span.element_bytes);
+      const std::int64_t live = table.bits().live_count(span);
+      const std::int64_t tail = static_cast<std::int64_t>(span.bytes()) - span.nelems * element_bytes;
+      found.push_back({.span = span.index,
+                       .class_row = span.span_class,
+                       .slots = span.nelems,
+                       .live_slots = live,
+                       .bytes = static_cast<std::int64_t>(span.bytes()),
+                       .slot_bytes = element_bytes,
+                       .dead_bytes = (span.alloc_count - live - span.startup_count) * element_bytes,
+                       .runtime_slots = span.startup_count,
+                       .runtime_bytes = span.startup_count * element_bytes + (span.startup ? tail : 0)});
+    }
+    return found;
+  }
+
+  static constexpr std::array<const char*, 5> kGaugeNames = {
+      "gc_live_bytes", "gc_marked_bytes", "gc_goal_bytes", "gc_trigger_bytes", "gc_cycles"};
+  std::array<std::int64_t, 5> gauges() const {
+    const MappedMemory memory = heap_.memory();
+    const auto bytes = [](std::uint64_t value) {
+      return value == kNoGoal ? harness::kUnknown : static_cast<std::int64_t>(value);
+    };
+    return {bytes(pacer_.heap_live), bytes(pacer_.heap_marked), bytes(pacer_.goal(memory)),
+            bytes(pacer_.trigger(memory)), collector_.counters().cycles};
   }
 
   harness::Counters counters() const {
@@ -248,6 +288,8 @@ class Go {
         {"tiny_blocks", paths_.tiny_blocks},
         {"mcache_hits", slots - paths_.refills},
         {"refills", paths_.refills},
+        {"refilled_objects", paths_.refilled_objects},
+        {"flushes", gc.flushes},
         {"refills_from_central",
          paths_.refills - paths_.refills_from_new_span - paths_.refills_from_new_os_memory},
         {"refills_from_new_span", paths_.refills_from_new_span},
@@ -392,7 +434,9 @@ class Go {
       ++paths_.refills_from_new_span;
     }
     const Span& span = *cached.span;
-    paths_.refill_bytes += static_cast<std::int64_t>((span.nelems - span.alloc_count) * span.element_bytes);
+    const std::int64_t objects = span.nelems - span.alloc_count;
+    paths_.refilled_objects += objects;
+    paths_.refill_bytes += objects * static_cast<std::int64_t>(span.element_bytes);
     return &cached;
   }
 
@@ -615,6 +659,6 @@ static_assert(harness::Allocator<Go>);
 static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go> &&
               harness::Exchanges<Go>);
 static_assert(harness::KeepsTime<Go> && harness::Ticks<Go> && harness::Places<Go> && harness::Counts<Go> &&
-              harness::HasClasses<Go>);
+              harness::HasSpans<Go> && harness::Gauges<Go>);
 
 }  // namespace go

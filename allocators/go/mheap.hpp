@@ -109,6 +109,7 @@ class Mheap {
     in_use_bytes_ += span.bytes();
     note_start(span);
     occupancy_.add(span);
+    occupancy_.note_requested(span_class);
     return &span;
   }
 
@@ -130,6 +131,7 @@ class Mheap {
     free_bytes_ += span.bytes();
     if (span.state == SpanState::kInUse) {
       ++counters_.spans_returned;
+      occupancy_.note_returned(span.span_class);
       occupancy_.remove(span);
       in_use_bytes_ -= span.bytes();
       (*span_starts_[base / kChunkPages])[base % kChunkPages] = 0;

@@ -102,6 +102,8 @@ struct ClassOccupancy {
   std::int64_t runtime_bytes = 0;
   std::int64_t live_objects = 0;  // Slots, so that the objects of one tiny block count once.
   std::int64_t spans = 0;
+  std::int64_t spans_requested = 0;  // From the page heap, ever.
+  std::int64_t spans_returned = 0;   // To it.
 };
 
 // Who holds the slots of each class, kept as it changes. What the program takes and loses one slot at a time
@@ -125,6 +127,8 @@ class Occupancy {
     change(span.span_class, &Units::allocated, -freed_slots * unit(span));
   }
   void note_startup(const Span& span, std::int64_t slots) { change(span.span_class, &Units::startup, slots); }
+  void note_requested(SpanClass span_class) { ++classes_[span_class].spans_requested; }
+  void note_returned(SpanClass span_class) { ++classes_[span_class].spans_returned; }
   void note_large(SpanClass span_class, std::int64_t objects) {
     classes_[span_class].large_objects += objects;
   }
@@ -148,6 +152,8 @@ class Occupancy {
     bytes.runtime_bytes += use.startup_tail_bytes;
     bytes.live_objects = live_objects(span_class);
     bytes.spans = use.spans;
+    bytes.spans_requested = use.spans_requested;
+    bytes.spans_returned = use.spans_returned;
     return bytes;
   }
 
@@ -182,6 +188,8 @@ class Occupancy {
     std::int64_t startup_tail_bytes = 0;
     std::int64_t large_objects = 0;
     std::int64_t spans = 0;
+    std::int64_t spans_requested = 0;
+    std::int64_t spans_returned = 0;
   };
 
   static ClassOccupancy occupancy(const Units& units, std::int64_t taken, std::int64_t died,

@@ -1,7 +1,8 @@
 """TCMalloc as gperftools builds it: thread caches, transfer cache, central free lists, page heap."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
@@ -42,6 +43,20 @@ _HEAP_BASE = 0x5555_55D6_2000
 
 class Tcmalloc(NativeAllocator):
     """gperftools' TCMalloc: size classes, thread caches, transfer cache, central free lists, page heap."""
+
+    WASTE_REMEDIES: ClassVar[Mapping[str, str]] = {
+        "rounding": "`harness explain SIZE` says which size would fit its slot; classes lie closer together "
+        "with tcmalloc:alignment=8",
+        "front_end": "less stays with threads that free it with a lower bound "
+        "(tcmalloc:max_total_thread_cache_bytes=8MiB)",
+        "transfer": "smaller batches keep less (tcmalloc:transfer_num_objects=32)",
+        "central": "a span stays for any object left in it, and no object moves: smaller spans pin less "
+        "(tcmalloc:page_size=4KiB)",
+        "tail": "other pages make other spans (tcmalloc:page_size=32KiB)",
+        "page_heap": "it gives pages back one span at a time: faster with tcmalloc:release_rate=10, at once "
+        "with tcmalloc:aggressive_decommit=true",
+        "runtime": "libstdc++'s emergency pool, which the first allocation of a C++ program makes",
+    }
 
     def __init__(
         self,

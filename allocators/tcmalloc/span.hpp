@@ -121,6 +121,8 @@ class SpanTable {
     unused_.push_back(index);
   }
 
+  std::size_t size() const { return spans_.size(); }
+
   // Every span there is, in ascending address order.
   std::vector<SpanIndex> by_address() const {
     std::vector<SpanIndex> found;

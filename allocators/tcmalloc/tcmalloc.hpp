@@ -163,6 +163,8 @@ class Tcmalloc {
   std::uint32_t class_row(Block block) const { return block.size_class; }
   std::uint32_t class_rows() const { return tiers_->size_map.count(); }
   std::vector<harness::ClassUse> classes() const;
+  static std::optional<std::uint64_t> span_of(Block block) { return block.span; }
+  std::vector<harness::SpanUse> spans() const;
 
   harness::Counters counters() const;
   // The library's numeric properties by its own names (MallocExtension::GetNumericProperty).
@@ -186,6 +188,10 @@ class Tcmalloc {
       found.thread += cache->free_objects(size_class);
     }
     return found;
+  }
+  // Of the lock of a class's transfer cache and central list.
+  std::uint64_t lock_acquisitions(std::size_t size_class) const {
+    return tiers_->transfer[size_class].lock_acquisitions() + tiers_->central[size_class].lock_acquisitions();
   }
   // "Thread heaps in use": caches.
   std::uint64_t thread_heaps_in_use() const { return tiers_->thread_cache_allocator.objects_in_use(); }
@@ -222,7 +228,7 @@ class Tcmalloc {
     const Block vector = malloc(kMainThread, vector_bytes);
     if (!vector) return;
     thread_vectors_ += vector.size_class != 0;
-    start_up_bytes_ += static_cast<std::int64_t>(usable_bytes(vector));
+    keep_for_start_up(vector);
     touch(vector, usable_bytes(vector));
   }
 
@@ -440,8 +446,11 @@ class Tcmalloc {
 
   // Never freed.
   void allocate_at_start(ThreadCache& cache, std::uint64_t size) {
-    start_up_bytes_ +=
-        static_cast<std::int64_t>(usable_bytes(cache.allocate(tiers_->size_map.class_of(size))));
+    keep_for_start_up(cache.allocate(tiers_->size_map.class_of(size)));
+  }
+  void keep_for_start_up(Block block) {
+    start_up_bytes_ += static_cast<std::int64_t>(usable_bytes(block));
+    start_up_blocks_.push_back(block);
   }
 
   static constexpr std::uint64_t kEmergencyPoolBytes = 72704;  // libstdc++, GCC 5 to 12: eh_alloc.cc.
@@ -458,6 +467,7 @@ class Tcmalloc {
   std::uint64_t thread_vectors_ = 0;                  // Small ones.
   std::uint64_t large_live_pages_ = 0;
   std::int64_t start_up_bytes_ = 0;
+  std::vector<Block> start_up_blocks_;
   std::uint64_t extra_bytes_released_ = 0;
   std::uint64_t large_allocations_ = 0;
   std::uint64_t large_system_memory_ = 0;
@@ -477,25 +487,52 @@ inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
                .slot_bytes = object_bytes,
                .span_bytes = static_cast<std::int64_t>(size_class.span_bytes),
                .spans = static_cast<std::int64_t>(tiers_->central[c].spans()),
+               .spans_requested = static_cast<std::int64_t>(tiers_->central[c].spans_requested()),
+               .spans_returned = static_cast<std::int64_t>(tiers_->central[c].spans_returned()),
                .live_objects = objects_[c].live(),
                .live_bytes = objects_[c].live() * object_bytes,
                .front_end_bytes = static_cast<std::int64_t>(free.thread) * object_bytes,
                .transfer_bytes = static_cast<std::int64_t>(free.transfer) * object_bytes,
                .central_bytes = static_cast<std::int64_t>(free.central) * object_bytes,
-               .tail_bytes = static_cast<std::int64_t>(free.tail_bytes)};
+               .tail_bytes = static_cast<std::int64_t>(free.tail_bytes),
+               .lock_acquisitions = static_cast<std::int64_t>(lock_acquisitions(c))};
   }
   return rows;
 }
 
+inline std::vector<harness::SpanUse> Tcmalloc::spans() const {
+  const SpanTable& table = tiers_->page_heap.spans();
+  std::vector<harness::SpanUse> found;
+  std::vector<std::size_t> position(table.size());
+  for (const SpanIndex index : table.by_address()) {
+    const Span& span = table[index];
+    if (span.location != Span::Location::kInUse) continue;
+    const bool has_slots = span.size_class != 0;
+    const SizeClass& size_class = tiers_->size_map[span.size_class];
+    const auto bytes = static_cast<std::int64_t>(page().bytes_of(span.pages));
+    position[index] = found.size();
+    found.push_back({.span = index,
+                     .class_row = span.size_class,
+                     .slots = has_slots ? size_class.span_objects : 1,
+                     .bytes = bytes,
+                     .slot_bytes = has_slots ? std::int64_t{size_class.object_bytes} : bytes});
+  }
+  for (const Block block : start_up_blocks_) {
+    harness::SpanUse& use = found[position[block.span]];
+    ++use.runtime_slots;
+    use.runtime_bytes += static_cast<std::int64_t>(usable_bytes(block));
+  }
+  return found;
+}
+
 inline harness::Counters Tcmalloc::counters() const {
-  std::uint64_t fetches = 0, requested = 0, returned = 0,
-                central_locks = tiers_->transfer.stats().lock_acquisitions;
+  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0;
   for (const CentralFreeList& central : tiers_->central) {
     fetches += central.fetches();
     requested += central.spans_requested();
     returned += central.spans_returned();
-    central_locks += central.lock_acquisitions();
   }
+  for (std::size_t c = 0; c < tiers_->central.size(); ++c) central_locks += lock_acquisitions(c);
   const ThreadCacheStats& front = tiers_->limits.stats;
   const TransferStats& transfer = tiers_->transfer.stats();
   const PageHeapStats& pages = tiers_->page_heap.stats();
@@ -580,6 +617,6 @@ static_assert(harness::EndsThreads<Tcmalloc>);
 static_assert(harness::Exchanges<Tcmalloc>);
 static_assert(harness::Places<Tcmalloc>);
 static_assert(harness::Counts<Tcmalloc>);
-static_assert(harness::HasClasses<Tcmalloc>);
+static_assert(harness::HasSpans<Tcmalloc>);
 
 }  // namespace tcmalloc

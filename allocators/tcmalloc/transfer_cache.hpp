@@ -25,6 +25,8 @@ class TransferCache {
         max_cache_size_(size_class.transfer_slots_max) {}
 
   std::uint64_t free_objects() const { return objects_.size(); }
+  // Of the lock that it shares with its central list, but for those around visits to the page heap.
+  std::uint64_t lock_acquisitions() const { return lock_acquisitions_; }
 
  private:
   friend class TransferCaches;
@@ -37,14 +39,13 @@ class TransferCache {
   std::uint32_t used_slots_ = 0;
   std::uint32_t cache_size_;  // Slots at present.
   std::uint32_t max_cache_size_;
+  std::uint64_t lock_acquisitions_ = 0;
 };
 
 struct TransferStats {
   std::uint64_t hits = 0;
   std::uint64_t inserts = 0;
   std::uint64_t evictions = 0;  // Slots taken from another class.
-  std::uint64_t lock_acquisitions =
-      0;  // Of all classes' locks, but for those around visits to the page heap.
 };
 
 class TransferCaches {
@@ -63,8 +64,8 @@ class TransferCaches {
 
   // CentralFreeList::RemoveRange: appends up to n objects to the chain. Returns whether a batch served.
   bool remove_range(std::uint8_t size_class, std::uint32_t objects, Chain& chain) {
-    ++stats_.lock_acquisitions;
     TransferCache& cache = caches_[size_class];
+    ++cache.lock_acquisitions_;
     if (objects == cache.batch_objects_ && cache.used_slots_ > 0) {
       ++stats_.hits;
       --cache.used_slots_;
@@ -79,8 +80,8 @@ class TransferCaches {
 
   // CentralFreeList::InsertRange: a whole batch into a slot, if there is one; anything else to its spans.
   void insert_range(std::uint8_t size_class, std::span<const Block> chain) {
-    ++stats_.lock_acquisitions;
     TransferCache& cache = caches_[size_class];
+    ++cache.lock_acquisitions_;
     if (chain.size() == cache.batch_objects_ && make_cache_space(size_class)) {
       ++stats_.inserts;
       ++cache.used_slots_;
@@ -107,14 +108,17 @@ class TransferCaches {
   bool evict_random_size_class(std::uint8_t size_class, bool force) {
     std::size_t turn = race_counter_++;
     if (turn >= caches_.size()) race_counter_ = turn %= caches_.size();
-    return turn != size_class && shrink_cache(caches_[turn], force);
+    if (turn == size_class || !shrink_cache(caches_[turn], force)) return false;
+    // LockInverter: the other class's lock, and then again the own one.
+    ++caches_[turn].lock_acquisitions_;
+    ++caches_[size_class].lock_acquisitions_;
+    return true;
   }
 
   bool shrink_cache(TransferCache& cache, bool force) {
     if (cache.cache_size_ == 0) return false;
     const bool full = cache.full();
     if (full && !force) return false;
-    stats_.lock_acquisitions += 2;  // LockInverter: the other class's lock, and then again the own one.
     --cache.cache_size_;
     if (full) {
       --cache.used_slots_;

@@ -1,5 +1,5 @@
 // Binds what harness itself needs to be fast: the checker of a trace's rows, what counts them, cuts a part
-// out of them, makes them up, and hands them to Python.
+// out of them, makes them up, and drives allocators in plain Python.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,7 +8,7 @@
 #include "harness/check.hpp"
 #include "inspector.hpp"
 #include "live_set.hpp"
-#include "python_rows.hpp"
+#include "python_allocator.hpp"
 
 namespace {
 
@@ -140,7 +140,7 @@ nb::dict alive(harness::LiveSet& live) {
   return result;
 }
 
-void python_rows(harness::PythonRows* self, const nb::type_object& request, const nb::object& batch) {
+auto feed_python(harness::PythonReplay& replay, const nb::object& batch, const Column<std::int64_t>& stops) {
   harness::Events events;
   events.op = column<std::uint8_t>(batch, "op");
   events.thread = column<std::uint16_t>(batch, "thread");
@@ -148,8 +148,20 @@ void python_rows(harness::PythonRows* self, const nb::type_object& request, cons
   events.size = column<std::uint64_t>(batch, "size");
   events.alignment = column<std::uint32_t>(batch, "alignment");
   events.noscan = column<std::uint8_t>(batch, "noscan");
-  new (self) harness::PythonRows(request, events);
+  events.requested = column<std::uint64_t>(batch, "requested");
+  replay.allocator().take_methods();
+  const std::vector<harness::Sample> samples = replay.feed(events, view(stops));
+  return harness::samples_to_numpy(samples, replay.take_gauges());
 }
+
+int traverse_python(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!nb::inst_ready(self)) return 0;
+  return nb::inst_ptr<harness::PythonReplay>(self)->traverse(visit, arg);
+}
+
+PyType_Slot python_replay_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(&traverse_python)},
+                                     {0, nullptr}};
 
 harness::Lifetimes lifetimes_named(const std::string& name) {
   using harness::Lifetimes;
@@ -221,9 +233,11 @@ NB_MODULE(_native, m) {
       .def("alive", &alive)
       .def("take", &take, "batch"_a, "thread"_a, "site"_a.none());
 
-  nb::class_<harness::PythonRows>(m, "PythonRows")
-      .def("__init__", &python_rows, "request"_a, "batch"_a, nb::keep_alive<1, 3>())
-      .def("part", &harness::PythonRows::part, "begin"_a, "end"_a, "blocks"_a);
+  nb::exception<harness::InvariantError>(m, "InvariantError");
+  nb::class_<harness::PythonReplay>(m, "PythonReplay", nb::type_slots(python_replay_slots))
+      .def(nb::init<nb::object, nb::type_object>(), "allocator"_a, "request"_a)
+      .def("feed", &feed_python, "batch"_a, "stops"_a)
+      .def("result", [](const harness::PythonReplay& replay) { return harness::result_of(replay); });
 
   nb::exception<harness::SizeOverflow>(m, "SizeOverflow");
   nb::class_<harness::Generator>(m, "Generator")

@@ -47,7 +47,7 @@ def ns_of(loop, batches):
     return (time.process_time() - begin) * 1e9 / sum(len(batch.op) for batch in batches)
 
 
-def test_a_backend_in_python_has_about_half_the_rate_of_a_bare_loop(capsys):
+def test_a_backend_in_python_has_about_the_rate_of_a_bare_loop(capsys):
     rows = []
     for name, live in LIVE.items():
         batches = Canonical(live).batches(BATCH_EVENTS)
@@ -58,7 +58,8 @@ def test_a_backend_in_python_has_about_half_the_rate_of_a_bare_loop(capsys):
         headers = ("objects live", "bare loop, ns an event", "replay, ns an event", "rate / bare loop's")
         print("\n" + tabulate(rows, headers, floatfmt=("", ".1f", ".1f", ".2f")))
     few, many = (rate for *_, rate in rows)
-    # 0.47 to 0.59 were seen, a third less on a busy machine.
-    assert few >= 0.35
-    # Blocks of many objects lie in memory that the bare loop never touches, more of it than a cache holds.
-    assert many >= 0.3
+    # 1.05 to 1.15 were seen, a third less is left for a busy machine.
+    assert few >= 0.7
+    # 0.86 to 0.92: blocks of many objects lie in memory that the bare loop never touches, more than a cache
+    # holds.
+    assert many >= 0.55

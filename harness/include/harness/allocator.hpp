@@ -5,6 +5,7 @@
 // harness/allocator.py is this file's Python twin; replay.hpp is the loop that drives a backend.
 #pragma once
 
+#include <array>
 #include <concepts>
 #include <cstdint>
 #include <optional>
@@ -54,7 +55,9 @@ struct ClassUse {
   std::int64_t slot_bytes = 0;     // 0 where every object has its own.
   std::int64_t span_bytes = 0;     // 0 likewise.
   std::int64_t spans = 0;
-  std::int64_t live_objects = 0;  // Slots that hold an object of the trace.
+  std::int64_t spans_requested = 0;  // From the page heap, ever.
+  std::int64_t spans_returned = 0;   // To it.
+  std::int64_t live_objects = 0;     // Slots that hold an object of the trace.
   std::int64_t live_bytes = 0;
   std::int64_t header_bytes = 0;  // Within live_bytes.
   std::int64_t dead_bytes = 0;
@@ -62,6 +65,20 @@ struct ClassUse {
   std::int64_t transfer_bytes = 0;
   std::int64_t central_bytes = 0;
   std::int64_t tail_bytes = 0;
+  std::int64_t lock_acquisitions = kUnknown;  // Of a lock that the class has to itself, ever.
+};
+
+// A span that holds objects, at one moment. What is not live, dead or the runtime's is free slots and tail.
+struct SpanUse {
+  std::uint64_t span = 0;  // As span_of() names it: small numbers, since they index.
+  std::uint32_t class_row = 0;
+  std::uint32_t slots = 0;
+  std::int64_t live_slots = kUnknown;  // The loop counts the objects where slots hold one each.
+  std::int64_t bytes = 0;
+  std::int64_t slot_bytes = 0;
+  std::int64_t dead_bytes = 0;
+  std::int64_t runtime_slots = 0;  // Held by the allocator's own process.
+  std::int64_t runtime_bytes = 0;  // With the tail where that is the runtime's as well.
 };
 
 // Named counts, in the order in which they are printed.
@@ -144,6 +161,12 @@ concept EndsThreads = requires(A a, std::uint16_t thread) { a.thread_end(thread)
 template <typename A>
 concept Prefetches = requires(const A& view, typename A::Block block) { view.prefetch(block); };
 
+// Is asked whether a footprint says enough of its parts to be checked; those of all others do.
+template <typename A>
+concept MayNotKnow = requires(const A& view, const Footprint& footprint) {
+  { view.knows(footprint) } -> std::same_as<bool>;
+};
+
 // Has something to do when trace time passes a deadline; INT64_MAX says that nothing is due.
 template <typename A>
 concept KeepsTime = requires(A a, std::int64_t time_ns) {
@@ -166,12 +189,28 @@ concept Counts = requires(const A& view) {
   { view.counters() } -> std::same_as<Counters>;
 };
 
+// Numbers beside the footprint that change with time, taken at each stop and at the peak; kUnknown where
+// there is none.
+template <typename A>
+concept Gauges = requires(const A& view) {
+  A::kGaugeNames.size();
+  { view.gauges() } -> std::same_as<std::array<std::int64_t, A::kGaugeNames.size()>>;
+};
+
 // Classes by row: class_row(block) is the row of classes() that the block belongs to.
 template <typename A>
 concept HasClasses = requires(const A& view, typename A::Block block) {
   { view.class_row(block) } -> std::same_as<std::uint32_t>;
   { view.class_rows() } -> std::same_as<std::uint32_t>;
   { view.classes() } -> std::same_as<std::vector<ClassUse>>;
+};
+
+// Every span that holds objects of a class, or one alone, and the span of a block; none for an object that
+// has no memory. To be asked for once in a replay: both may walk the heap.
+template <typename A>
+concept HasSpans = HasClasses<A> && requires(A a, const A& view, typename A::Block block) {
+  { a.spans() } -> std::same_as<std::vector<SpanUse>>;
+  { view.span_of(block) } -> std::same_as<std::optional<std::uint64_t>>;
 };
 
 }  // namespace harness

@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -50,11 +51,18 @@ auto to_numpy(std::vector<T>& values, const std::shared_ptr<void>& whole) {
   return nb::ndarray<nb::numpy, T, nb::ndim<1>>(values.data(), {values.size()}, owner);
 }
 
-inline auto samples_to_numpy(const std::vector<Sample>& samples) {
+// A row a stop: the sample, then the gauges.
+template <typename Gauges>
+auto samples_to_numpy(const std::vector<Sample>& samples, const std::vector<Gauges>& gauges) {
   static_assert(sizeof(Sample) % sizeof(std::int64_t) == 0);
-  constexpr std::size_t kColumns = sizeof(Sample) / sizeof(std::int64_t);
+  constexpr std::size_t kParts = sizeof(Sample) / sizeof(std::int64_t);
+  constexpr std::size_t kColumns = kParts + std::tuple_size_v<Gauges>;
   auto kept = std::make_unique<std::int64_t[]>(samples.size() * kColumns + 1);
-  std::copy_n(reinterpret_cast<const std::int64_t*>(samples.data()), samples.size() * kColumns, kept.get());
+  for (std::size_t row = 0; row < samples.size(); ++row) {
+    std::int64_t* const to = kept.get() + row * kColumns;
+    std::copy_n(reinterpret_cast<const std::int64_t*>(&samples[row]), kParts, to);
+    if constexpr (kColumns > kParts) std::copy(gauges[row].begin(), gauges[row].end(), to + kParts);
+  }
   std::int64_t* data = kept.get();
   nb::capsule owner(kept.get(), [](void* p) noexcept { delete[] static_cast<std::int64_t*>(p); });
   kept.release();
@@ -91,6 +99,8 @@ inline nb::dict to_python(const ClassUse& use, std::uint64_t requested, std::uin
       {"slot_bytes", use.slot_bytes},
       {"span_bytes", use.span_bytes},
       {"spans", use.spans},
+      {"spans_requested", use.spans_requested},
+      {"spans_returned", use.spans_returned},
       {"allocations", static_cast<std::int64_t>(allocations)},
       {"live_objects", use.live_objects},
       {"requested_bytes", static_cast<std::int64_t>(requested)},
@@ -102,6 +112,7 @@ inline nb::dict to_python(const ClassUse& use, std::uint64_t requested, std::uin
       {"central_bytes", use.central_bytes},
       {"tail_bytes", use.tail_bytes}};
   for (const auto& [name, value] : columns) result[name] = nb::int_(value);
+  result["lock_acquisitions"] = to_python(use.lock_acquisitions);
   return result;
 }
 
@@ -127,13 +138,57 @@ nb::dict result_of(const Replay<A>& replay) {
   result["counters"] = counters;
   nb::list classes;
   if constexpr (HasClasses<A>) {
-    const std::vector<ClassUse> uses = replay.class_uses();
+    std::vector<ClassUse> uses = replay.class_uses();
+    const std::vector<ClassUse> now = replay.allocator().classes();
     const std::vector<std::uint64_t> requested = replay.class_requested();
     for (std::size_t row = 0; row < uses.size(); ++row) {
+      // What is counted, other than what is held, is counted over all events.
+      uses[row].spans_requested = now[row].spans_requested;
+      uses[row].spans_returned = now[row].spans_returned;
+      uses[row].lock_acquisitions = now[row].lock_acquisitions;
       classes.append(to_python(uses[row], requested[row], replay.class_allocations()[row]));
     }
   }
   result["classes"] = classes;
+  nb::dict gauges;
+  for (std::size_t i = 0; i < gauge_names<A>().size(); ++i) {
+    gauges[gauge_names<A>()[i]] = to_python(replay.peak_gauges()[i]);
+  }
+  result["peak_gauges"] = gauges;
+  return result;
+}
+
+// What harness/census.py reads: class rows as in result_of(), and columns of spans and of objects.
+template <HasSpans A>
+nb::dict census_of(Replay<A>& replay) {
+  Census found = replay.census();
+  nb::dict result;
+  nb::list classes;
+  for (std::size_t row = 0; row < found.classes.size(); ++row) {
+    classes.append(
+        to_python(found.classes[row], found.class_requested[row], replay.class_allocations()[row]));
+  }
+  result["classes"] = classes;
+  const auto column = [&found](auto SpanUse::* member) {
+    std::vector<std::int64_t> values;
+    values.reserve(found.spans.size());
+    for (const SpanUse& span : found.spans) values.push_back(static_cast<std::int64_t>(span.*member));
+    return to_numpy(std::move(values));
+  };
+  nb::dict spans;
+  spans["class_row"] = column(&SpanUse::class_row);
+  spans["slots"] = column(&SpanUse::slots);
+  spans["live_slots"] = column(&SpanUse::live_slots);
+  spans["bytes"] = column(&SpanUse::bytes);
+  spans["slot_bytes"] = column(&SpanUse::slot_bytes);
+  spans["dead_bytes"] = column(&SpanUse::dead_bytes);
+  spans["runtime_slots"] = column(&SpanUse::runtime_slots);
+  spans["runtime_bytes"] = column(&SpanUse::runtime_bytes);
+  result["spans"] = spans;
+  nb::dict objects;
+  objects["slot"] = to_numpy(std::move(found.object_slot));
+  objects["span"] = to_numpy(std::move(found.object_span));
+  result["objects"] = objects;
   return result;
 }
 
@@ -171,9 +226,15 @@ nb::class_<Replay<A>> bind_allocator(nb::module_& m, const char* name, const aut
                            .requested = view(requested)},
                           view(stops));
     }
-    return samples_to_numpy(samples);
+    return samples_to_numpy(samples, self.take_gauges());
   });
   bound.def("result", [](const Replay<A>& self) { return result_of(self); });
+  bound.attr("gauge_names") = [] {
+    nb::list names;
+    for (const char* name : gauge_names<A>()) names.append(name);
+    return nb::tuple(names);
+  }();
+  if constexpr (HasSpans<A>) bound.def("census", [](Replay<A>& self) { return census_of(self); });
   if constexpr (Places<A>) {
     bound.def("record_placements", &Replay<A>::record_placements);
     bound.def("take_placements", [](Replay<A>& self) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -64,6 +65,25 @@ struct Placements {
   std::vector<std::uint8_t> has_address;
 };
 
+// Where the program's objects lie at one moment: spans, and the span of each object.
+struct Census {
+  std::vector<SpanUse> spans;
+  std::vector<std::uint32_t> object_slot;  // The trace's number of the object.
+  std::vector<std::uint32_t> object_span;  // An index into spans.
+  std::vector<ClassUse> classes;
+  std::vector<std::uint64_t> class_requested;
+};
+
+// The names of a backend's gauges; none where it has none.
+template <typename A>
+constexpr auto gauge_names() {
+  if constexpr (Gauges<A>) {
+    return A::kGaugeNames;
+  } else {
+    return std::array<const char*, 0>{};
+  }
+}
+
 template <Allocator A>
 class Replay {
  public:
@@ -88,6 +108,7 @@ class Replay {
     return now;
   }
   std::uint64_t events() const { return events_; }
+  std::span<const Block> blocks() const { return blocks_; }  // By slot; null ones are of no object.
 
   void record_placements(bool on) { placing_ = on; }
   Placements take_placements() { return std::exchange(placements_, {}); }
@@ -125,7 +146,45 @@ class Replay {
   }
   const std::vector<std::uint64_t>& class_allocations() const { return allocations_by_class_; }
 
+  using GaugeValues = std::array<std::int64_t, gauge_names<A>().size()>;
+  // Of the stops since the last call, one for each.
+  std::vector<GaugeValues> take_gauges() { return std::exchange(gauges_, {}); }
+  const GaugeValues& peak_gauges() const { return peak_gauges_; }
+
+  Census census()
+    requires HasSpans<A>
+  {
+    Census found;
+    found.spans = allocator_.spans();
+    std::vector<std::uint32_t> position;  // By span number.
+    std::vector<std::int64_t> objects(found.spans.size());
+    for (std::uint32_t i = 0; i < found.spans.size(); ++i) {
+      if (found.spans[i].span >= position.size()) position.resize(found.spans[i].span + 1, kNowhere);
+      position[found.spans[i].span] = i;
+    }
+    for (std::uint32_t slot = 0; slot < blocks_.size(); ++slot) {
+      if (!blocks_[slot]) continue;
+      const std::optional<std::uint64_t> span = allocator_.span_of(blocks_[slot]);
+      if (!span) continue;
+      if (*span >= position.size() || position[*span] == kNowhere) {
+        throw InvariantError("object " + std::to_string(slot) + " lies in span " + std::to_string(*span) +
+                             ", which is none of the heap's");
+      }
+      ++objects[position[*span]];
+      found.object_slot.push_back(slot);
+      found.object_span.push_back(position[*span]);
+    }
+    for (std::size_t i = 0; i < objects.size(); ++i) {
+      if (found.spans[i].live_slots == kUnknown) found.spans[i].live_slots = objects[i];
+    }
+    found.classes = allocator_.classes();
+    found.class_requested = requested_by_class_;
+    return found;
+  }
+
  private:
+  static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
+
   // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
   static constexpr std::size_t kPrefetchBlock = 48;
   static constexpr std::size_t kPrefetchTarget = 32;
@@ -357,6 +416,7 @@ class Replay {
       totals_.requested_at_peak_committed = requested;
       totals_.peak_committed_event = events_;
       totals_.peak_footprint = allocator_.footprint();
+      if constexpr (Gauges<A>) peak_gauges_ = allocator_.gauges();
     }
     exchanged_ops_ = shortfalls_.empty() ? kExchangedOps : 0;
     ++events_;
@@ -383,6 +443,7 @@ class Replay {
   Sample take_sample() {
     const Footprint now = allocator_.footprint();
     check(now);
+    if constexpr (Gauges<A>) gauges_.push_back(allocator_.gauges());
     if constexpr (HasClasses<A>) {
       if (class_uses_.empty() || now.mapped - now.released > class_committed_) {
         class_committed_ = now.mapped - now.released;
@@ -410,23 +471,31 @@ class Replay {
 
   // The partition, held in release builds too: a model that loses a byte must say so, not print a table.
   void check(const Footprint& now) const {
-    const auto fail = [this](const char* what, std::int64_t found, std::int64_t expected) {
-      throw InvariantError("after event " + std::to_string(events_) + ": " + what + ": " +
-                           std::to_string(found) + " is not " + std::to_string(expected));
-    };
-    if (now.parts_sum() != now.mapped) fail("sum of the footprint's parts", now.parts_sum(), now.mapped);
-    if (now.mapped != static_cast<std::int64_t>(allocator_.mapped_bytes())) {
-      fail("mapped", now.mapped, static_cast<std::int64_t>(allocator_.mapped_bytes()));
+    if constexpr (MayNotKnow<A>) {
+      if (!allocator_.knows(now)) return;  // What cannot be known cannot be added up.
     }
-    if (now.mapped - now.released != static_cast<std::int64_t>(allocator_.committed_bytes())) {
-      fail("mapped - released", now.mapped - now.released,
-           static_cast<std::int64_t>(allocator_.committed_bytes()));
+    const auto fail = [this](const std::string& what) {
+      throw InvariantError("after event " + std::to_string(events_) + ": " + what);
+    };
+    const auto text = [](auto bytes) { return std::to_string(static_cast<std::int64_t>(bytes)); };
+    if (now.parts_sum() != now.mapped) {
+      fail("the footprint's parts add up to " + text(now.parts_sum()) + ", not to mapped " +
+           text(now.mapped));
+    }
+    const std::int64_t committed = now.mapped - now.released;
+    if (now.mapped != static_cast<std::int64_t>(allocator_.mapped_bytes())) {
+      fail("mapped_bytes is " + text(allocator_.mapped_bytes()) + ", but " + text(now.mapped) +
+           " by the footprint");
+    }
+    if (committed != static_cast<std::int64_t>(allocator_.committed_bytes())) {
+      fail("committed_bytes is " + text(allocator_.committed_bytes()) + ", but " + text(committed) +
+           " by the footprint");
     }
     const auto requested = static_cast<std::int64_t>(requested_now_ - failed_bytes_);
-    if (requested > now.live) fail("requested bytes, at most live", requested, now.live);
+    if (requested > now.live) fail("requested bytes " + text(requested) + " exceed live " + text(now.live));
     const std::int64_t least = std::min({now.live, now.dead, now.front_end, now.transfer, now.central,
                                          now.tail, now.page_heap, now.released, now.runtime});
-    if (least < 0) fail("smallest part of the footprint, at least", least, 0);
+    if (least < 0) fail("the smallest part is " + text(least) + ", expected no negative number");
   }
 
   A allocator_;
@@ -450,6 +519,8 @@ class Replay {
   std::vector<ClassUse> class_uses_;
   std::vector<std::uint64_t> class_requested_;
   std::int64_t class_committed_ = 0;
+  std::vector<GaugeValues> gauges_;
+  GaugeValues peak_gauges_{};
   bool placing_ = false;
   Placements placements_;
 };

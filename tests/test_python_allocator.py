@@ -1,7 +1,9 @@
-"""The loop for allocators in plain Python does what its twin in C++ does, and what the events say."""
+"""An allocator in plain Python is driven as one in C++ is, and as the events say."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +21,7 @@ from harness.allocator import (
     REALLOC,
     THREAD_END,
     Allocator,
+    EventBatch,
     Footprint,
     Request,
     find,
@@ -153,7 +156,7 @@ def as_told(allocator, batch, stops):
 
 @pytest.mark.parametrize("kind", [PlainIdeal, PythonIdeal])
 @given(batch=traces())
-def test_samples_and_totals_are_those_of_the_native_loop(kind, batch):
+def test_samples_and_totals_are_those_of_the_native_allocator(kind, batch):
     plain, native = kind(), find("ideal")[0].create()
     stops = every_event(batch)
     np.testing.assert_array_equal(plain.feed(batch, stops), native.feed(batch, stops))
@@ -205,3 +208,111 @@ def test_numbers_that_are_not_the_footprints_are_an_error(batch):
         AllocatorError, match=rf"after event {first}: mapped_bytes is \d+, but \d+ by the footprint"
     ):
         Forgetful().feed(batch, every_event(batch))
+
+
+def four_events():
+    """Two objects, of which one grows and the other dies."""
+    return events([(ALLOC, 0, 100), (ALLOC, 1, 50), (REALLOC, 1, 70), (FREE, 0, 100)])
+
+
+def events(rows):
+    op, slot, size = (np.array(column) for column in zip(*rows, strict=True))
+    zeros = np.zeros(len(rows))
+    signed = np.where(op == FREE, -size, size)
+    signed[op == REALLOC] = 20
+    return EventBatch(
+        op=op.astype(np.uint8),
+        thread=zeros.astype(np.uint16),
+        slot=slot.astype(np.uint32),
+        size=size.astype(np.uint64),
+        alignment=zeros.astype(np.uint32),
+        noscan=zeros.astype(np.uint8),
+        owner=zeros.astype(np.uint16),
+        time_ns=np.zeros(0, np.int64),
+        requested=np.cumsum(signed).astype(np.uint64),
+    )
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, None, 1 << 64])
+def test_a_number_that_counts_no_bytes_is_an_error(number):
+    allocator = PythonIdeal()
+    allocator.release = lambda block, thread: setattr(allocator, "committed_bytes", number)
+    with pytest.raises(
+        AllocatorError, match=rf"committed_bytes is {number}, expected a whole number of bytes"
+    ):
+        allocator.feed(four_events(), np.zeros(0, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("footprint", "said"),
+    [
+        (Footprint(live=-1, mapped=-1), "live is -1, expected a whole number of bytes, 0 or more"),
+        (Footprint(live=1.0, mapped=1.0), "live is 1.0, expected a whole number of bytes, 0 or more"),
+        (Footprint(live=1, released=9, mapped=1), "released is 9, expected at most mapped, 1"),
+        ({"live": 1}, r"footprint\(\) returned dict, expected a harness.allocator.Footprint"),
+    ],
+)
+def test_a_footprint_that_counts_no_bytes_is_an_error(footprint, said):
+    allocator = PlainIdeal()
+    allocator.footprint = lambda: footprint
+    with pytest.raises(AllocatorError, match=said):
+        allocator.feed(four_events(), every_event(four_events()))
+
+
+def test_what_is_not_known_is_not_added_up():
+    allocator = PlainIdeal()
+    allocator.footprint = lambda: Footprint(live=None, central=5, mapped=500)
+    (row,) = allocator.feed(four_events(), np.array([4])).tolist()
+    assert row == [-1, 0, 0, 0, 5, 0, 0, 0, 0, 500, -1, 500, 500]
+
+
+class Block:
+    """Something that a weak reference can watch."""
+
+
+class Watched(PlainIdeal):
+    """Knows which of its blocks are still there; each knows its allocator, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = weakref.WeakValueDictionary()
+
+    def allocate(self, request):
+        block = Block()
+        block.size, block.allocator = super().allocate(request), self
+        self.blocks[request.size] = block
+        return block
+
+    def release(self, block, thread):
+        super().release(block.size, thread)
+
+
+def test_a_block_lives_until_its_release_and_all_go_with_their_allocator():
+    allocator = Watched()
+    blocks = allocator.blocks
+    batch = four_events()
+    allocator.feed(batch.part(0, 2), np.zeros(0, np.int64))
+    assert set(blocks) == {100, 50}
+    allocator.feed(batch.part(2), np.zeros(0, np.int64))
+    assert set(blocks) == {70}
+    del allocator
+    gc.collect()
+    assert not blocks
+
+
+class Keeping(PlainIdeal):
+    """Keeps what it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = []
+
+    def allocate(self, request):
+        self.requests.append(request)
+        return super().allocate(request)
+
+
+def test_a_request_that_was_kept_stays_as_it_is():
+    allocator = Keeping()
+    allocator.feed(four_events(), np.zeros(0, np.int64))
+    assert [request.size for request in allocator.requests] == [100, 50, 70]
