@@ -19,6 +19,7 @@ from harness import __version__
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from harness.allocator import Spec
     from harness.comparison import Side
     from harness.trace import Noscan
 
@@ -453,25 +454,44 @@ def _replayed_sides(
     metavar="NAME[:key=value,...]",
     help="May be given again  [default: go and tcmalloc].",
 )
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many classes.")
+@click.option(
+    "--by",
+    type=click.Choice(("class", "site", "function", "module", "type")),
+    default="class",
+    show_default=True,
+    help="Whose waste: size classes, or the program's lines, functions, modules or types (docs/sites.md).",
+)
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    help="With --by site, function or module: blame so many frames farther out.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows.")
 @_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 def waste(
     traces: tuple[str, ...],
     allocators: tuple[str, ...],
+    by: str,
+    frame: int | None,
     top: int,
     noscan: str | None,
     form: str,
     output: str | None,
 ) -> None:
-    """Say where the memory goes at the peak: by cause, and which size classes waste most and why."""
+    """Say where the memory goes at the peak: which size classes, or whose objects, waste most, and why."""
     from harness.allocator import find
     from harness.replay import Settings, replay
     from harness.waste import explain
     from harness.waste_report import waste_text
 
     specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
+    if frame is not None and by in ("class", "type"):
+        raise click.UsageError("--frame goes with --by site, function or module")
+    if by != "class":
+        _print(_blame_text(traces, specs, by, frame or 0, _chosen_noscan(noscan), form, top), output)
+        return
     settings = Settings(noscan=_chosen_noscan(noscan), census=True)
     found = []
     for trace in traces:
@@ -483,6 +503,27 @@ def waste(
         ]
         found.append((result.trace, explained))
     _print(waste_text(found, form, top), output)
+
+
+def _blame_text(
+    traces: tuple[str, ...],
+    specs: list[Spec],
+    by: str,
+    outward: int,
+    noscan: Noscan,
+    form: str,
+    top: int,
+) -> str:
+    from harness.blame import blame_trace
+    from harness.blame_report import blame_text
+    from harness.replay import Settings
+
+    found = []
+    for trace in traces:
+        with _progress(trace) as progress:
+            result, runs = blame_trace(trace, specs, by, outward, Settings(noscan=noscan), progress)
+        found.append((result.trace, runs))
+    return blame_text(found, form, top)
 
 
 @cli.command()

@@ -34,7 +34,7 @@ _RUNTIME_MODULES = re.compile(
 # The second group are functions, by their names without arguments: operator new, the standard libraries of
 # C++ and Rust, and wrappers of malloc such as xmalloc, zmalloc, g_malloc0, PyMem_Malloc, sqlite3MemMalloc.
 _WRAPPERS = re.compile(
-    r"operator new(\[\])?"
+    r"_start|_dl_start_user|__libc_start\w*|operator new(\[\])?"
     r"|(std|__gnu_cxx|__cxxabiv1|alloc|core|hashbrown|__rustc)::.*|<(std|alloc|core|hashbrown)::.*|__?r(ust|dl|g)_.*"
     r"|\w*(malloc|calloc|realloc|memalign|strdup|strndup)(array)?[0-9_]*(zero|aligned|usable|n|size)?"
     r"|\w*_(M|m)?(alloc|allocate|new|dup)"
@@ -42,6 +42,8 @@ _WRAPPERS = re.compile(
     r"|sqlite3(Db)?(Mem)?(Malloc|Realloc|Init|Str[NI]?Dup)\w*|sqlite3_str_\w+|memReallo\w*|mem1\w*"
 )
 _TEMPLATE = re.compile(r"<[^<>]*>")
+# A return type that is an expression, two parentheses deep in the standard library.
+_DECLTYPE = re.compile(r"^decltype ?\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)\s*")
 
 
 class Frame(NamedTuple):
@@ -198,7 +200,7 @@ def _frames(structs: pa.StructArray) -> list[Frame]:
 # ---- Whom to hold responsible -------------------------------------------------------------------------
 
 # What `--by` may say, and how much of a frame makes a group.
-BY_FRAME = ("line", "function", "module")
+BY_FRAME = ("site", "function", "module")
 
 
 def is_wrapper(frame: Frame) -> bool:
@@ -212,7 +214,7 @@ def plain_name(function: str) -> str:
     """Return a function's name without template and call arguments and without its return type."""
     if function.startswith("<"):  # Rust: <T as Trait>::method.
         return function
-    name = function.replace("(anonymous namespace)", "{anonymous}")
+    name = _DECLTYPE.sub("", function.replace("(anonymous namespace)", "{anonymous}"))
     while (shorter := _TEMPLATE.sub("", name)) != name:
         name = shorter
     name = name.split("(", 1)[0]
@@ -224,15 +226,16 @@ def plain_name(function: str) -> str:
 def blamed(stack: Stack, outward: int = 0) -> Stack:
     """Return the stack from the frame to blame on: the innermost that is no wrapper, or `outward` frames on.
 
-    Where every frame is a wrapper, the outermost one is to blame; an unknown stack stays empty.
+    Where every frame is a wrapper, as in a runtime that begins, the innermost is to blame. An unknown stack
+    stays empty.
     """
-    first = next((i for i, frame in enumerate(stack) if not is_wrapper(frame)), len(stack) - 1)
-    return stack[min(max(first, 0) + outward, max(len(stack) - 1, 0)) :]
+    first = next((i for i, frame in enumerate(stack) if not is_wrapper(frame)), 0)
+    return stack[min(first + outward, max(len(stack) - 1, 0)) :]
 
 
 def key_of(frame: Frame, by: str) -> Frame:
-    """Return what of a frame makes its group, by `line`, `function` or `module`."""
-    if by == "line":
+    """Return what of a frame makes its group, by `site` (its line), `function` or `module`."""
+    if by == "site":
         return frame
     if by == "function":
         return Frame(frame.function, frame.file, None, frame.module)
