@@ -55,10 +55,10 @@ class Frame(NamedTuple):
     module: str | None = None
 
     def location(self) -> str:
-        """Return `file:line`, or the module, or nothing."""
+        """Return `file:line`, or the module, or nothing where the name says it already."""
         if self.file is not None:
             return f"{self.file}:{self.line}" if self.line else self.file
-        return self.module or ""
+        return "" if self.module is None or self.function.startswith(f"{self.module}+") else self.module
 
     def __str__(self) -> str:
         """Return the function and where it stands."""

@@ -187,6 +187,7 @@ def test_a_frame_says_where_it_stands():
     assert str(MAIN._replace(line=None)) == "main (main.c)"
     assert str(NEW) == "operator new(unsigned long) (libstdc++.so.6)"
     assert str(Frame("f")) == "f"
+    assert str(Frame("libz.so.1+0x12", None, None, "libz.so.1")) == "libz.so.1+0x12"
 
 
 def test_a_large_table_is_decoded_without_a_step_a_frame():

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 struct Posting {
@@ -17,7 +18,8 @@ class Index {
  public:
   void add(const std::string& word, int line, const std::string& text) {
     std::vector<Posting>& postings = words_[word];
-    postings.push_back({line, text});
+    Posting posting{line, text};
+    postings.push_back(std::move(posting));
     counts_[word.size()] += 1;
   }
 
