@@ -96,12 +96,19 @@ SAMPLE_COLUMNS = (*Footprint._fields, "peak_mapped", "peak_committed")
 
 
 class Backend(Protocol):
-    """What the engine knows of an allocator."""
+    """What the engine knows of an allocator.
+
+    Verbs beside replay find by their presence what else a class offers: size_classes() for `harness
+    classes`, stats_text() for `--stats-text`, explain() (explanation.py: Explains) for `harness explain`.
+    """
 
     version: str
 
     def feed(self, batch: EventBatch, stops: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Replay a batch; return one row of SAMPLE_COLUMNS per stop, a stop being a count of its events."""
+        """Replay a batch; return one row of SAMPLE_COLUMNS per stop, a stop being a count of its events.
+
+        Behind these may stand what `gauge_names` names.
+        """
 
     def result(self) -> dict[str, Any]:
         """Return exact totals, counters and classes of everything fed so far."""

@@ -646,6 +646,65 @@ def classes(allocator: str, form: str) -> None:
         click.echo(report.class_table(rows, form))
 
 
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("sizes", metavar="SIZE...", nargs=-1, required=True)
+@click.option(
+    "--noscan", is_flag=True, help="Objects without pointers, where the allocator makes a difference."
+)
+@click.option(
+    "--align", metavar="N", default="0", help="An alignment that the program asks for: a power of two."
+)
+@click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again; key=A|B makes one column each  [default: go and tcmalloc].",
+)
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def explain(
+    sizes: tuple[str, ...],
+    noscan: bool,
+    align: str,
+    allocators: tuple[str, ...],
+    form: str,
+    output: str | None,
+) -> None:
+    """Tell what becomes of one allocation: its slot, its span, its way through the tiers (docs/explain.md).
+
+    SIZE is in bytes, or has a unit: 24, 32KiB. Several make a shorter table.
+    """
+    from harness.allocator import find
+    from harness.explanation import explain as run
+    from harness.explanation_report import explanations
+
+    asked = [_bytes_of(text, "SIZE") for text in sizes]
+    alignment = _bytes_of(align, "--align")
+    specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
+    for spec in specs:
+        if not hasattr(spec.factory, "explain"):
+            raise HarnessError(
+                f"{spec.name} does not explain itself; those that do: {', '.join(_with('explain'))}"
+            )
+    _print(explanations(run(specs, asked, alignment=alignment, noscan=noscan), form), output)
+
+
+def _bytes_of(text: str, what: str) -> int:
+    from harness.allocator import parse_bytes
+
+    # A negative number is no option, and an option that there is not is no number.
+    if text.startswith("-") and not text[1:2].isdigit():
+        raise click.NoSuchOption(text)
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.UsageError(
+            f"{what} {text}: expected bytes from 0 on, as 24, or with a unit, as 32KiB"
+        ) from error
+
+
 def _chosen_noscan(text: str | None) -> Noscan:
     from harness.trace import Noscan
 

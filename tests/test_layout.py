@@ -31,7 +31,7 @@ def test_harness_never_imports_allocators():
 
 
 def test_a_backend_knows_the_contract_and_nothing_else_of_harness():
-    allowed = ("harness.allocator", "harness.errors")
+    allowed = ("harness.allocator", "harness.errors", "harness.explanation")
     for path in (ROOT / "allocators").glob("*/__init__.py"):
         foreign = {
             name for name in imports(path) if name.startswith("harness") and not name.startswith(allowed)
@@ -45,7 +45,9 @@ def test_a_tier_includes_no_python_header(path):
     assert not [line for line in lines if "nanobind" in line or "Python.h" in line or "bind.hpp" in line]
 
 
-@pytest.mark.parametrize("name", ["costs", "metrics", "report", "results"])
+@pytest.mark.parametrize(
+    "name", ["costs", "explanation", "explanation_report", "metrics", "report", "results"]
+)
 def test_numbers_and_tables_need_neither_arrow_nor_native_code(name):
     loaded = modules_after(f"import harness.{name}")
     assert not loaded & HEAVY

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from harness.allocator import Bytes, NativeAllocator
 from harness.errors import AllocatorError
+from harness.explanation import Explanation
 
+from . import explanation
 from ._go import CollectorMode, size_class_table
 from ._go import Go as _Go
 from ._go import Options as _Options
@@ -99,7 +102,8 @@ class Go(NativeAllocator):
             "stack_scan_bytes", stack_scan_bytes, begin.scalars["stack_scan"] if begin else STACK_SCAN_BYTES
         )
         options.metadata_bytes = begin.metadata_bytes if begin else METADATA_BYTES
-        super().__init__(_Go(options=options, snapshot=begin.to_native() if begin else None))
+        self._fresh = partial(_Go, options=options, snapshot=begin.to_native() if begin else None)
+        super().__init__(self._fresh())
 
     def warnings(self) -> list[str]:
         """Return what was assumed so that a program not written in Go could run on Go's heap."""
@@ -143,9 +147,24 @@ class Go(NativeAllocator):
             smaller = object_bytes
         return rows
 
+    def explain(self, size: int, *, alignment: int, noscan: bool) -> Explanation:
+        """Return what becomes of a request, as fresh models with these options serve it."""
+        return explanation.explain(
+            self._fresh,
+            minor=_minor(self.version),
+            greentea=self._greentea,
+            size=size,
+            alignment=alignment,
+            noscan=noscan,
+        )
+
+
+def _minor(version: str) -> int:
+    return int(version.partition(".")[2])
+
 
 def _has_greentea(version: str, choice: str) -> bool:
-    minor = int(version.partition(".")[2])
+    minor = _minor(version)
     if _one_of("greentea", choice, ("auto", "on", "off")) == "on" and minor < 25:
         raise AllocatorError(f"go: greentea=on needs version 1.25 or later, not {version}")
     return minor >= 26 if choice == "auto" else choice == "on"

@@ -179,4 +179,5 @@ NB_MODULE(_go, m) {
         self.allocator().collector().set_stack_scans(std::move(bytes));
       });
   m.def("size_class_table", &size_class_table, nb::arg("greentea"));
+  m.def("span_reserve_bytes", &go::span_reserve_bytes, nb::arg("span_class"), nb::arg("greentea"));
 }

@@ -135,17 +135,24 @@ constexpr bool uses_inline_marks(bool greentea, std::uint64_t object_bytes) {
   return greentea && object_bytes >= kInlineMarkMinBytes && object_bytes <= kHeapBitsInSpanMaxBytes;
 }
 
-// Slots of a span: what its reserve for pointer bitmap and mark bits, both at the end, leaves (mspan.init).
-constexpr std::uint32_t objects_per_span(SpanClass span_class, bool greentea) {
+// What pointer bitmap and mark bits, both at the end, take of a span (mspan.init).
+constexpr std::uint64_t span_reserve_bytes(SpanClass span_class, bool greentea) {
   const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
-  if (entry.object_bytes == 0) return 1;
-  const std::uint64_t span_bytes = entry.span_pages * kPageBytes;
+  if (entry.object_bytes == 0) return 0;
   std::uint64_t reserve_bytes = 0;
   if (uses_inline_marks(greentea, entry.object_bytes)) reserve_bytes += kInlineMarkBytes;
   // One bit a word, for scan objects without a header.
   if (!is_noscan(span_class) && entry.object_bytes <= kHeapBitsInSpanMaxBytes)
-    reserve_bytes += span_bytes / 64;
-  return static_cast<std::uint32_t>((span_bytes - reserve_bytes) / entry.object_bytes);
+    reserve_bytes += entry.span_pages * kPageBytes / 64;
+  return reserve_bytes;
+}
+
+// Slots of a span: what its reserve leaves.
+constexpr std::uint32_t objects_per_span(SpanClass span_class, bool greentea) {
+  const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
+  if (entry.object_bytes == 0) return 1;
+  return static_cast<std::uint32_t>(
+      (entry.span_pages * kPageBytes - span_reserve_bytes(span_class, greentea)) / entry.object_bytes);
 }
 
 }  // namespace go

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
 from harness.allocator import Bytes, NativeAllocator
 from harness.errors import AllocatorError
+from harness.explanation import Explanation
 
-from . import statistics
+from . import explanation, statistics
 from ._tcmalloc import Options as _Options
 from ._tcmalloc import Tcmalloc as _Tcmalloc
 
@@ -115,9 +117,11 @@ class Tcmalloc(NativeAllocator):
         options.heap_limit_mb = heap_limit_mb
         # Pages are aligned: with larger ones the library leaves a gap below its first.
         options.heap_base = -(-heap_base // page_size) * page_size
-        super().__init__(_Tcmalloc(options=options))
+        self._fresh = partial(_Tcmalloc, options=options)
+        super().__init__(self._fresh())
         self.version = f"gperftools {release}"
         self._page_bytes = page_size
+        self._starts_as_process = start == "process"
         self._has_minimum_property = options.minor >= 16
 
     def release_to_system(self, size_bytes: int) -> None:
@@ -209,6 +213,16 @@ class Tcmalloc(NativeAllocator):
                 rows.append(_size_class(number, each, below_bytes))
             below_bytes = each.object_bytes
         return rows
+
+    def explain(self, size: int, *, alignment: int, noscan: bool) -> Explanation:
+        """Return what becomes of a request, as fresh models with these options serve it."""
+        return explanation.explain(
+            self._fresh,
+            page_bytes=self._page_bytes,
+            starts_as_process=self._starts_as_process,
+            size=size,
+            alignment=alignment,
+        )
 
 
 def modelled_release(version: str) -> str:
