@@ -20,6 +20,7 @@ from harness import __version__
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
+    from harness.allocator import Spec
     from harness.comparison import Side
     from harness.plot import Destination
     from harness.results import TraceRuns
@@ -90,10 +91,20 @@ def cli() -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("-o", "--output", metavar="OUT.parquet", help="The trace to write  [default: PROGRAM.parquet].")
 @click.option("--follow-fork", is_flag=True, help="Record children too, each to a file of its own.")
+@click.option("--sites", is_flag=True, help="Keep the call stack of each allocation (docs/sites.md).")
+@click.option(
+    "--frames", type=int, help="With --sites: the innermost frames to keep, up to 128  [default: 32]."
+)
 @click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
 def record(
-    command: tuple[str, ...], output: str | None, follow_fork: bool, recover: str | None, quiet: bool
+    command: tuple[str, ...],
+    output: str | None,
+    follow_fork: bool,
+    sites: bool,
+    frames: int | None,
+    recover: str | None,
+    quiet: bool,
 ) -> int:
     """Run PROGRAM and record its allocations: harness record [-o OUT.parquet] -- PROGRAM ARGS..."""
     from harness import recording
@@ -107,7 +118,16 @@ def record(
         return 0
     if not command:
         raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
-    return recording.record(list(command), output, follow_fork=follow_fork, quiet=quiet)
+    if frames is not None and not sites:
+        raise click.UsageError("--frames goes with --sites")
+    return recording.record(
+        list(command),
+        output,
+        follow_fork=follow_fork,
+        quiet=quiet,
+        sites=sites,
+        **({} if frames is None else {"frames": frames}),
+    )
 
 
 @cli.command()
@@ -490,25 +510,44 @@ def _replayed_sides(
     metavar="NAME[:key=value,...]",
     help="May be given again  [default: go and tcmalloc].",
 )
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many classes.")
+@click.option(
+    "--by",
+    type=click.Choice(("class", "site", "function", "module", "type")),
+    default="class",
+    show_default=True,
+    help="Whose waste: size classes, or the program's lines, functions, modules or types (docs/sites.md).",
+)
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    help="With --by site, function or module: blame so many frames farther out.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows.")
 @_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 def waste(
     traces: tuple[str, ...],
     allocators: tuple[str, ...],
+    by: str,
+    frame: int | None,
     top: int,
     noscan: str | None,
     form: str,
     output: str | None,
 ) -> None:
-    """Say where the memory goes at the peak: by cause, and which size classes waste most and why."""
+    """Say where the memory goes at the peak: which size classes, or whose objects, waste most, and why."""
     from harness.allocator import find
     from harness.replay import Settings, replay
     from harness.waste import explain
     from harness.waste_report import waste_text
 
     specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
+    if frame is not None and by in ("class", "type"):
+        raise click.UsageError("--frame goes with --by site, function or module")
+    if by != "class":
+        _print(_blame_text(traces, specs, by, frame or 0, _chosen_noscan(noscan), form, top), output)
+        return
     settings = Settings(noscan=_chosen_noscan(noscan), census=True)
     found = []
     for trace in traces:
@@ -520,6 +559,27 @@ def waste(
         ]
         found.append((result.trace, explained))
     _print(waste_text(found, form, top), output)
+
+
+def _blame_text(
+    traces: tuple[str, ...],
+    specs: list[Spec],
+    by: str,
+    outward: int,
+    noscan: Noscan,
+    form: str,
+    top: int,
+) -> str:
+    from harness.blame import blame_trace
+    from harness.blame_report import blame_text
+    from harness.replay import Settings
+
+    found = []
+    for trace in traces:
+        with _progress(trace) as progress:
+            result, runs = blame_trace(trace, specs, by, outward, Settings(noscan=noscan), progress)
+        found.append((result.trace, runs))
+    return blame_text(found, form, top)
 
 
 @cli.command()

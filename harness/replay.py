@@ -484,6 +484,7 @@ class _Runner:
             samples=sampler.columns | self._sample_columns(),
             warnings=warnings,
             timing=result["timing"],
+            peak_event=result.get("peak_committed_event"),
             stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
 

@@ -61,6 +61,9 @@ class Run:
     )
     models: str | None = None  # The allocator whose model is of what this run measured.
     failure: str | None = None  # Why a real library has no numbers.
+    peak_event: int | None = (
+        None  # The first event of most committed bytes, counted from 0, where it is known.
+    )
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
     @property

@@ -298,7 +298,7 @@ class TraceWriter:
         # Loaded here, since who reads a trace does without.
         from concurrent.futures import ThreadPoolExecutor
 
-        self._sites = sites
+        self.sites = sites  # May be given as late as before the block ends.
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
         self._pending_events = 0
@@ -387,8 +387,8 @@ class TraceWriter:
             whole.update(f"{name}:{digest.hexdigest()}\n".encode())
         metadata = self._metadata | {"events": self.events, "digest": f"sha256:{whole.hexdigest()}"}
         stored = {METADATA_KEY.decode(): json.dumps(metadata)}
-        if self._sites is not None:
-            stored[SITES_KEY.decode()] = self._sites.decode("ascii")
+        if self.sites is not None:
+            stored[SITES_KEY.decode()] = self.sites.decode("ascii")
         return stored
 
 

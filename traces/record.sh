@@ -6,6 +6,7 @@ set -eu
 times=${1:-1}
 [ $# -gt 0 ] && shift
 out=$PWD
+here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -127,6 +128,15 @@ redis_server() {
   mv redis-server.parquet "$out/"
 }
 
+# An index of the words of a text, with the call stack of each allocation and its lines. No path of this machine
+# is in it: neither the program's own nor that of its source.
+index() {
+  cp "$here/sites/index.cpp" index.cpp
+  g++ -std=c++20 -O2 -g -ffile-prefix-map="$work/"= -ffile-prefix-map="$work"=. index.cpp -o index
+  for _ in $(seq "$times"); do cat /usr/share/common-licenses/GPL-3; done >text
+  record index --sites -- ./index <text >/dev/null
+}
+
 # Four threads search the headers of the system; what the walker allocates, the searchers free.
 ripgrep() {
   mkdir -p include
@@ -134,7 +144,7 @@ ripgrep() {
   record ripgrep -- rg --threads 4 --count --ignore-case "m[ae]m[a-z]*y|alloc(ate|ation)?" include >/dev/null
 }
 
-[ $# -gt 0 ] || set -- cc1plus sqlite3 python3 git-log git-pack-objects node redis-server ripgrep
+[ $# -gt 0 ] || set -- cc1plus sqlite3 python3 git-log git-pack-objects node redis-server ripgrep index
 for name in "$@"; do
   case $name in
     cc1plus) cc1plus ;;
@@ -145,6 +155,7 @@ for name in "$@"; do
     node) node_ ;;
     redis-server) redis_server ;;
     ripgrep) ripgrep ;;
+    index) index ;;
     *) echo "record.sh: no trace is named $name" >&2; exit 2 ;;
   esac
 done

@@ -1,8 +1,8 @@
 // Makes the rows of a trace of the raw file that preload.c wrote: addresses become slots, pairs of realloc
 // records one row, and what no trace may hold is mended and counted.
 //
-// One sequential pass; memory grows with the live objects alone. It can run behind a program that is still
-// writing. recorder.py drives it.
+// One sequential pass; memory grows with the live objects and the distinct stacks alone. It can run behind a
+// program that is still writing. recorder.py drives it.
 #pragma once
 
 #include <fcntl.h>
@@ -23,6 +23,7 @@
 #include "harness/id_table.hpp"
 #include "harness/replay.hpp"
 #include "raw.h"
+#include "stack_sites.hpp"
 
 namespace recording {
 
@@ -42,12 +43,18 @@ class RawFile {
     }
     header_.parent[RAW_NAME_BYTES - 1] = '\0';
     header_.command_bytes = std::min<std::uint32_t>(header_.command_bytes, RAW_COMMAND_BYTES);
+    if (header_.record_words != RAW_WORDS && header_.record_words != RAW_WORDS_WITH_SITE) {
+      ::close(descriptor_);
+      throw RawError("is damaged: records of " + std::to_string(header_.record_words) + " words");
+    }
   }
   ~RawFile() { ::close(descriptor_); }
   RawFile(const RawFile&) = delete;
   RawFile& operator=(const RawFile&) = delete;
 
   const raw_header& header() const { return header_; }
+  std::size_t record_words() const { return header_.record_words; }
+  bool has_sites() const { return record_words() == RAW_WORDS_WITH_SITE; }
 
   // Why the recording ended early, as the header says now.
   std::uint32_t stopped() const {
@@ -55,10 +62,10 @@ class RawFile {
     return read(&now, sizeof now, 0) == sizeof now ? now.stopped : header_.stopped;
   }
 
-  // Up to `count` whole records from record `first` on.
-  std::size_t read_records(raw_record* records, std::size_t count, std::uint64_t first) const {
-    return read(records, count * sizeof *records, RAW_HEADER_BYTES + first * sizeof *records) /
-           sizeof *records;
+  // Up to `count` whole records of record_words() from record `first` on.
+  std::size_t read_records(std::uint64_t* words, std::size_t count, std::uint64_t first) const {
+    const std::size_t record_bytes = record_words() * sizeof *words;
+    return read(words, count * record_bytes, RAW_HEADER_BYTES + first * record_bytes) / record_bytes;
   }
 
  private:
@@ -87,6 +94,7 @@ struct Rows {
   std::vector<std::uint64_t> size;
   std::vector<std::uint32_t> alignment;
   std::vector<std::int64_t> time_ns;
+  std::vector<std::uint32_t> site;  // 0 where no stack was kept.
   std::size_t count = 0;
 
   void resize(std::size_t rows) {
@@ -96,6 +104,7 @@ struct Rows {
     size.resize(rows);
     alignment.resize(rows);
     time_ns.resize(rows);
+    site.resize(rows);
   }
 };
 
@@ -112,10 +121,11 @@ struct ConversionCounts {
 class Conversion {
  public:
   explicit Conversion(const std::string& path)
-      : file_(path), begin_ns_(file_.header().begin_ns), buffer_(kBufferRecords) {}
+      : file_(path), begin_ns_(file_.header().begin_ns), buffer_(kBufferRecords * RAW_MAX_WORDS) {}
 
   const RawFile& file() const { return file_; }
   const ConversionCounts& counts() const { return counts_; }
+  const StackSites& sites() const { return sites_; }
 
   // What a forked child finds alive: the state after the first `records` of an ancestor's file. Ancestors
   // come oldest first and before the first take().
@@ -127,16 +137,17 @@ class Conversion {
     std::uint64_t position = 0;
     while (position < records) {
       const std::size_t wanted =
-          static_cast<std::size_t>(std::min<std::uint64_t>(buffer_.size(), records - position));
+          static_cast<std::size_t>(std::min<std::uint64_t>(kBufferRecords, records - position));
       const std::size_t got = ancestor.read_records(buffer_.data(), wanted, position);
       if (got == 0) break;
       for (std::size_t i = 0; i < got; ++i) {
         unused.count = 0;
-        if (buffer_[i].word[0] != 0) add(raw_decode(buffer_[i]), unused);
+        add(&buffer_[i * ancestor.record_words()], ancestor.has_sites(), unused);
       }
       position += got;
     }
     // Only the thread that forked lives on in the child.
+    sites_.drop_chain();
     pending_.clear();
     counts_ = {};
     last_time_ns_ = 0;
@@ -151,15 +162,13 @@ class Conversion {
     if (keeps_shapes_) emit_inherited(rows, max_rows);
     while (rows.count < max_rows) {
       if (next_ == filled_ && !refill(is_final)) break;
-      const raw_record& record = buffer_[next_];
-      if (record.word[0] == 0) {
+      const std::uint64_t* const words = &buffer_[next_++ * file_.record_words()];
+      if (words[0] == 0) {
         ++gap_records_;
-        ++next_;
-        continue;
+      } else {
+        counts_.lost_records += std::exchange(gap_records_, 0);
       }
-      counts_.lost_records += std::exchange(gap_records_, 0);
-      add(raw_decode(record), rows);
-      ++next_;
+      add(words, file_.has_sites(), rows);
     }
     rows.resize(rows.count);
     return rows;
@@ -183,9 +192,10 @@ class Conversion {
     std::uint64_t size = 0;
     std::uint32_t log2_alignment = 0;
     bool is_calloc = false;
+    std::uint32_t site = 0;
   };
 
-  static constexpr std::size_t kBufferRecords = 1 << 15;  // 768 KiB: within a second-level cache.
+  static constexpr std::size_t kBufferRecords = 1 << 15;  // 1 MiB at most: within a second-level cache.
   static constexpr std::size_t kMaxRowsOfRecord = 2;      // A free that was not seen, and the event itself.
   static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint32_t kDefaultLog2Alignment = 3;  // Up to 8 bytes every allocator aligns anyway.
@@ -205,15 +215,37 @@ class Conversion {
   bool refill(bool is_final) {
     position_ += filled_;
     next_ = 0;
-    filled_ = file_.read_records(buffer_.data(), buffer_.size(), position_);
+    filled_ = file_.read_records(buffer_.data(), kBufferRecords, position_);
     if (!is_final) {
-      const auto is_unwritten = [](const raw_record& record) { return record.word[0] == 0; };
-      const auto end = buffer_.begin() + static_cast<std::ptrdiff_t>(filled_);
-      filled_ = static_cast<std::size_t>(std::find_if(buffer_.begin(), end, is_unwritten) - buffer_.begin());
+      std::size_t written = 0;
+      while (written < filled_ && buffer_[written * file_.record_words()] != 0) ++written;
+      filled_ = written;
       // The first words were stored last, but the copy promises no order: only now are the others whole.
       filled_ = file_.read_records(buffer_.data(), filled_, position_);
     }
     return filled_ != 0;
+  }
+
+  // One record; a place that was never written is one of nothing.
+  void add(const std::uint64_t* words, bool has_site, Rows& rows) {
+    switch (words[0] & 0xFF) {
+      case 0:
+        sites_.drop_chain();
+        return;
+      case RAW_STACK:
+      case RAW_MODULE:
+        sites_.begin_chain(words);
+        return;
+      case RAW_MORE:
+        sites_.continue_chain(words);
+        return;
+      default:
+        break;
+    }
+    site_ = has_site ? sites_.site_of(static_cast<std::uint32_t>(words[RAW_WORDS])) : 0;
+    raw_record record;
+    std::copy_n(words, RAW_WORDS, record.word);
+    add(raw_decode(record), rows);
   }
 
   void add(const raw_event& event, Rows& rows) {
@@ -257,7 +289,7 @@ class Conversion {
     slots_.insert(event.address, {slot});
     append(rows, event.op, event.thread, slot, event.size, event.log2_alignment);
     if (keeps_shapes_) {
-      shape(slot) = {event.address, event.size, event.log2_alignment, event.op == RAW_CALLOC};
+      shape(slot) = {event.address, event.size, event.log2_alignment, event.op == RAW_CALLOC, site_};
     }
   }
 
@@ -289,7 +321,7 @@ class Conversion {
     vacate(event, rows);
     slots_.insert(event.address, {slot});
     append(rows, RAW_REALLOC, event.thread, slot, event.size, 0);
-    if (keeps_shapes_) shape(slot) = {event.address, event.size, 0, false};
+    if (keeps_shapes_) shape(slot) = {event.address, event.size, 0, false, site_};
   }
 
   // The address that an allocation was given must be nobody's.
@@ -317,6 +349,7 @@ class Conversion {
     rows.size[row] = size;
     rows.alignment[row] = is_default ? 0 : 1u << std::min(log2_alignment, kMaxLog2Alignment);
     rows.time_ns[row] = last_time_ns_;
+    rows.site[row] = op == RAW_FREE || op == RAW_THREAD_END ? 0 : site_;
     ++counts_.events;
   }
 
@@ -332,6 +365,7 @@ class Conversion {
       if (object.address == 0) continue;
       const std::uint32_t slot = take_slot();
       slots_.insert(object.address, {slot});
+      site_ = object.site;
       append(rows, object.is_calloc ? RAW_CALLOC : RAW_ALLOC, 0, slot, object.size, object.log2_alignment);
       ++counts_.inherited_objects;
     }
@@ -355,8 +389,8 @@ class Conversion {
 
   RawFile file_;
   std::uint64_t begin_ns_;
-  std::vector<raw_record> buffer_;
-  std::uint64_t position_ = 0;  // Of the buffer's first record.
+  std::vector<std::uint64_t> buffer_;  // Records of record_words() each.
+  std::uint64_t position_ = 0;         // Of the buffer's first record.
   std::size_t next_ = 0;
   std::size_t filled_ = 0;
   std::uint64_t gap_records_ =
@@ -370,6 +404,8 @@ class Conversion {
   bool keeps_shapes_ = false;
   std::vector<Shape> shapes_;  // By slot, while ancestors are read.
   std::int64_t last_time_ns_ = 0;
+  StackSites sites_;
+  std::uint32_t site_ = 0;  // Of the event at hand.
   ConversionCounts counts_;
 };
 

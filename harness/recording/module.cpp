@@ -1,4 +1,8 @@
 // Binds the converter of raw recordings to Python.
+#include <cxxabi.h>
+
+#include <cstdlib>
+
 #include "convert.hpp"
 #include "harness/bind.hpp"
 
@@ -22,6 +26,7 @@ nb::object take(recording::Conversion& conversion, std::size_t max_rows, bool is
   columns["size"] = to_numpy(std::move(rows.size));
   columns["alignment"] = to_numpy(std::move(rows.alignment));
   columns["time_ns"] = to_numpy(std::move(rows.time_ns));
+  if (conversion.file().has_sites()) columns["site"] = to_numpy(std::move(rows.site));
   return columns;
 }
 
@@ -33,6 +38,7 @@ nb::dict header(const recording::Conversion& conversion) {
   result["parent"] = nb::bytes(raw.parent, std::strlen(raw.parent));
   result["parent_records"] = raw.parent_records;
   result["command"] = nb::bytes(raw.command, raw.command_bytes);
+  result["has_sites"] = conversion.file().has_sites();
   return result;
 }
 
@@ -49,6 +55,52 @@ nb::dict counts(const recording::Conversion& conversion) {
   return result;
 }
 
+nb::dict sites(const recording::Conversion& conversion) {
+  const recording::StackSites& found = conversion.sites();
+  nb::list modules;
+  for (const recording::Module& module : found.modules()) {
+    modules.append(nb::make_tuple(nb::bytes(module.path.data(), module.path.size()),
+                                  nb::bytes(module.build_id.data(), module.build_id.size())));
+  }
+  std::vector<std::uint32_t> module_of_address;
+  std::vector<std::uint64_t> addresses;
+  for (const recording::ModuleAddress& address : found.addresses()) {
+    module_of_address.push_back(address.module);
+    addresses.push_back(address.address);
+  }
+  nb::dict result;
+  result["modules"] = modules;
+  result["module"] = to_numpy(std::move(module_of_address));
+  result["address"] = to_numpy(std::move(addresses));
+  result["frames"] = to_numpy(std::vector<std::uint32_t>(found.frames()));
+  result["offsets"] = to_numpy(found.offsets());
+  return result;
+}
+
+template <typename T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+std::span<const T> view(const Array<T>& array) {
+  return {array.data(), array.size()};
+}
+
+nb::tuple expand_stacks(const Array<std::uint32_t>& addresses, const Array<std::uint64_t>& offsets,
+                        const Array<std::int32_t>& frames, const Array<std::int64_t>& begins) {
+  recording::ExpandedStacks expanded =
+      recording::expand(view(addresses), view(offsets), view(frames), view(begins));
+  return nb::make_tuple(to_numpy(std::move(expanded.frames)), to_numpy(std::move(expanded.offsets)));
+}
+
+// The readable name of a symbol of C++ or Rust; any other one as it is.
+std::string demangle(const std::string& symbol) {
+  int status = 0;
+  char* const name = abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status);
+  std::string readable = status == 0 && name != nullptr ? name : symbol;
+  std::free(name);
+  return readable;
+}
+
 std::string path_of(const nb::bytes& path) { return {path.c_str(), path.size()}; }
 
 }  // namespace
@@ -59,6 +111,10 @@ NB_MODULE(_recording, m) {
   m.attr("FILE_LIMIT") = static_cast<int>(RAW_FILE_LIMIT);
   m.attr("WINDOW_FULL") = static_cast<int>(RAW_WINDOW_FULL);
   m.attr("FILE_LOST") = static_cast<int>(RAW_FILE_LOST);
+  m.attr("CAN_RECORD_SITES") = RAW_CAN_RECORD_SITES != 0;
+  m.attr("MAX_FRAMES") = RAW_MAX_FRAMES;
+  m.def("expand_stacks", &expand_stacks, "addresses"_a, "offsets"_a, "frames"_a, "begins"_a);
+  m.def("demangle", &demangle, "symbol"_a);
   nb::class_<recording::Conversion>(m, "Conversion")
       .def("__init__", [](recording::Conversion* self,
                           const nb::bytes& path) { new (self) recording::Conversion(path_of(path)); })
@@ -67,5 +123,6 @@ NB_MODULE(_recording, m) {
       .def("take", &take, "max_rows"_a, "is_final"_a)
       .def("stopped", [](const recording::Conversion& self) { return self.file().stopped(); })
       .def("header", &header)
+      .def("sites", &sites)
       .def("counts", &counts);
 }

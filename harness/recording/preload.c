@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,12 +25,19 @@
 
 #include "raw.h"
 
+#if RAW_CAN_RECORD_SITES
+#include "stacks.h"
+#include "unwind.h"
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
-/* Where to write; with the second variable, children and executed images record to files of their own. */
+/* Where to write; with the second variable, children and executed images record to files of their own; with
+ * the third, every allocation's stack is kept, down to as many frames as it says. */
 #define OUTPUT_VARIABLE "HARNESS_RECORD_OUTPUT="
 #define FOLLOW_VARIABLE "HARNESS_RECORD_FOLLOW="
+#define FRAMES_VARIABLE "HARNESS_RECORD_FRAMES="
 #define PRELOAD_VARIABLE "LD_PRELOAD="
 
 /* Disk space is reserved in steps of the file's size between these two. */
@@ -58,6 +66,7 @@ static struct {
   void* (*memalign)(size_t, size_t);
   void* (*valloc)(size_t);
   void* (*pvalloc)(size_t);
+  int (*dlclose)(void*);
 } real;
 
 static bool resolved;
@@ -101,6 +110,7 @@ static void resolve(void) {
   RESOLVE(memalign);
   RESOLVE(valloc);
   RESOLVE(pvalloc);
+  RESOLVE(dlclose);
   RESOLVE(malloc);
 #undef RESOLVE
   errno = kept_errno;
@@ -123,7 +133,7 @@ enum phase { PHASE_UNSTARTED, PHASE_RECORDING, PHASE_OFF };
 /* The kernel clears this page in a forked child (MADV_WIPEONFORK), raw clone included: the child finds no
  * records to write to and never touches its parent's file. A vfork child shares it, as it shares the heap. */
 struct wiped_page {
-  struct raw_record* records; /* Null: not recording. */
+  uint64_t* records; /* Null: not recording. */
 };
 
 static struct wiped_page unmapped_page;
@@ -141,6 +151,8 @@ static struct {
   int fd; /* The program may close or replace it: looked at before every use. */
   struct raw_header* header;
   uint64_t window_bytes;
+  uint64_t record_words;
+  size_t max_frames; /* Of a stack; 0: none is kept. */
   pthread_key_t thread_key;
   bool has_thread_key;
 } session = {.fd = -1};
@@ -316,6 +328,7 @@ static void remove_variable(char** entry) {
 static void clean_environment(void) {
   remove_variable(variable(OUTPUT_VARIABLE));
   remove_variable(variable(FOLLOW_VARIABLE));
+  remove_variable(variable(FRAMES_VARIABLE));
   char** preload = variable(PRELOAD_VARIABLE);
   if (preload == NULL) return;
   char* value = *preload + strlen(PRELOAD_VARIABLE);
@@ -325,6 +338,21 @@ static void clean_environment(void) {
   } else {
     memmove(value, rest + 1, strlen(rest + 1) + 1);
   }
+}
+
+static void read_max_frames(void) {
+  session.record_words = RAW_WORDS;
+#if RAW_CAN_RECORD_SITES
+  char** entry = variable(FRAMES_VARIABLE);
+  if (entry == NULL || !make_known_stacks()) return;
+  size_t frames = 0;
+  for (const char* digit = *entry + strlen(FRAMES_VARIABLE); *digit >= '0' && *digit <= '9'; ++digit) {
+    frames = frames * 10 + (size_t)(*digit - '0');
+    if (frames > RAW_MAX_FRAMES) frames = RAW_MAX_FRAMES;
+  }
+  session.max_frames = frames;
+  if (frames > 0) session.record_words = RAW_WORDS_WITH_SITE;
+#endif
 }
 
 static bool read_environment(void) {
@@ -341,6 +369,7 @@ static bool read_environment(void) {
     session.suffix = ".parquet.raw";
   }
   session.follow = variable(FOLLOW_VARIABLE) != NULL;
+  read_max_frames();
   if (!session.follow) clean_environment();
   return true;
 }
@@ -419,6 +448,7 @@ static bool open_session(bool is_child, const char* parent, uint64_t parent_reco
   header->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
   header->begin_ns = now_ns();
   header->parent_records = parent_records;
+  header->record_words = (uint32_t)session.record_words;
   append(header->parent, header->parent + sizeof header->parent, parent);
   read_command_line(header);
   __atomic_store_n(&header->magic, RAW_MAGIC, __ATOMIC_RELEASE);
@@ -426,8 +456,7 @@ static bool open_session(bool is_child, const char* parent, uint64_t parent_reco
   next_thread = 0;
   __atomic_store_n(&session_number, header->begin_ns, __ATOMIC_RELEASE);
   session.phase = PHASE_RECORDING;
-  __atomic_store_n(&wiped->records, (struct raw_record*)(void*)((char*)window + RAW_HEADER_BYTES),
-                   __ATOMIC_RELEASE);
+  __atomic_store_n(&wiped->records, (uint64_t*)(void*)((char*)window + RAW_HEADER_BYTES), __ATOMIC_RELEASE);
   return true;
 }
 
@@ -468,9 +497,24 @@ static void enter_thread(void) {
 
 /* ---- One event -------------------------------------------------------------------------------------- */
 
-static void write_record(enum raw_op op, uint32_t log2_alignment, const void* address, size_t size) {
-  do {
-    if (UNLIKELY(__atomic_load_n(&wiped->records, __ATOMIC_ACQUIRE) == NULL) && !start_session()) return;
+static inline bool recording(void) {
+  return !UNLIKELY(__atomic_load_n(&wiped->records, __ATOMIC_ACQUIRE) == NULL) || start_session();
+}
+
+/* Places for `count` records; null where recording has just ended, or began anew because a signal handler
+ * forked and this is the child. */
+static inline uint64_t* take_places(uint64_t count) {
+  const uint64_t position = __atomic_fetch_add(&next_position, count, __ATOMIC_ACQ_REL);
+  const uint64_t end_bytes = RAW_HEADER_BYTES + (position + count) * session.record_words * sizeof(uint64_t);
+  if (UNLIKELY(end_bytes > __atomic_load_n(&reserved_bytes, __ATOMIC_ACQUIRE)) && !reserve(end_bytes))
+    return NULL;
+  uint64_t* records = __atomic_load_n(&wiped->records, __ATOMIC_ACQUIRE);
+  return UNLIKELY(records == NULL) ? NULL : records + position * session.record_words;
+}
+
+static void write_record(enum raw_op op, uint32_t log2_alignment, const void* address, size_t size,
+                         uint32_t site) {
+  while (recording()) {
     if (UNLIKELY(self.session_number != session_number)) enter_thread();
     /* The time first: a thread that is suspended in between makes itself look early, and no other one late.
      */
@@ -480,24 +524,130 @@ static void write_record(enum raw_op op, uint32_t log2_alignment, const void* ad
                                                                    .address = (uintptr_t)address,
                                                                    .size = size,
                                                                    .time_ns = event_time_ns()});
-    const uint64_t position = __atomic_fetch_add(&next_position, 1, __ATOMIC_ACQ_REL);
-    const uint64_t end_bytes = RAW_HEADER_BYTES + (position + 1) * sizeof(struct raw_record);
-    if (UNLIKELY(end_bytes > __atomic_load_n(&reserved_bytes, __ATOMIC_ACQUIRE)) && !reserve(end_bytes))
-      return;
-    /* Looked at once more: a signal handler may have forked since, and the child returned to here. */
-    struct raw_record* records = __atomic_load_n(&wiped->records, __ATOMIC_ACQUIRE);
-    if (UNLIKELY(records == NULL)) continue;
-    records[position].word[1] = record.word[1];
-    records[position].word[2] = record.word[2];
-    __atomic_store_n(&records[position].word[0], record.word[0], __ATOMIC_RELEASE);
+    uint64_t* place = take_places(1);
+    if (UNLIKELY(place == NULL)) continue;
+    place[1] = record.word[1];
+    place[2] = record.word[2];
+    if (site != 0) place[3] = site;
+    __atomic_store_n(&place[0], record.word[0], __ATOMIC_RELEASE);
     return;
-  } while (true);
+  }
 }
 
-static inline void note(enum raw_op op, uint32_t log2_alignment, const void* address, size_t size) {
-  write_record(op, log2_alignment, address, size);
+static inline void note(enum raw_op op, uint32_t log2_alignment, const void* address, size_t size,
+                        uint32_t site) {
+  write_record(op, log2_alignment, address, size, site);
   /* What comes after the thread's end (libc frees a little) is a thread of its own, which ends at once. */
-  if (UNLIKELY(self.ended)) write_record(RAW_THREAD_END, 0, NULL, 0);
+  if (UNLIKELY(self.ended)) write_record(RAW_THREAD_END, 0, NULL, 0, 0);
+}
+
+/* ---- Sites ------------------------------------------------------------------------------------------ */
+
+#if RAW_CAN_RECORD_SITES
+
+/* Writes two runs of bytes as one chain; false where recording has ended. */
+static bool write_chain(enum raw_op op, uint32_t number, const void* head, size_t head_bytes,
+                        const void* tail, size_t tail_bytes) {
+  const size_t bytes = head_bytes + tail_bytes;
+  const uint64_t count = (bytes + RAW_CHAIN_BYTES - 1) / RAW_CHAIN_BYTES;
+  while (recording()) {
+    uint64_t* place = take_places(count);
+    if (place == NULL) continue;
+    for (uint64_t i = 0; i < count; ++i, place += RAW_WORDS_WITH_SITE) {
+      char* payload = (char*)(place + 1);
+      for (size_t at = i * RAW_CHAIN_BYTES; at < (i + 1) * RAW_CHAIN_BYTES && at < bytes; ++at) {
+        *payload++ = at < head_bytes ? ((const char*)head)[at] : ((const char*)tail)[at - head_bytes];
+      }
+      const uint64_t first_word = i == 0 ? raw_chain(op, bytes, number) : RAW_MORE;
+      __atomic_store_n(&place[0], first_word, __ATOMIC_RELEASE);
+    }
+    return true;
+  }
+  return false;
+}
+
+static bool write_module(const struct dl_find_object* found) {
+  struct raw_module module = {.begin = (uintptr_t)found->dlfo_map_start,
+                              .end = (uintptr_t)found->dlfo_map_end,
+                              .bias = found->dlfo_link_map->l_addr};
+  module.build_id_bytes =
+      (uint32_t)build_id_at(found->dlfo_map_start, module.end - module.begin, module.build_id);
+  char path[PATH_MAX];
+  const char* name = found->dlfo_link_map->l_name;
+  char* at = path;
+  if (name[0] == '\0') { /* The program itself. */
+    const long got = syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path - 1);
+    at += got > 0 ? got : 0;
+  } else {
+    if (name[0] != '/' && strchr(name, '/') != NULL) {
+      const long got = syscall(SYS_getcwd, path, sizeof path); /* With its zero. */
+      if (got > 1 && path[0] == '/') {
+        at = append(path + got - 1, path + sizeof path, "/");
+      }
+    }
+    at = append(at, path + sizeof path, name);
+  }
+  return write_chain(RAW_MODULE, 0, &module, sizeof module, path, (size_t)(at - path));
+}
+
+/* Writes down a stack that nobody wrote before, and where its addresses lie; returns its number, or 0. */
+static __attribute__((noinline)) uint32_t write_stack(const uintptr_t* addresses, size_t count,
+                                                      uint64_t hash) {
+  const int kept_errno = errno;
+  uint32_t number = 0;
+  const uint32_t generation = stack_generation();
+  bool is_written = true;
+  for (size_t i = 0; i < count && is_written; ++i) {
+    struct dl_find_object found;
+    if (is_known_module(addresses[i], generation)) continue;
+    if (_dl_find_object((void*)addresses[i], &found) != 0) continue; /* Made at run time: it has no name. */
+    is_written = write_module(&found);
+    if (is_written) learn_module((uintptr_t)found.dlfo_map_start, (uintptr_t)found.dlfo_map_end, generation);
+  }
+  if (is_written) {
+    number = next_stack_number();
+    is_written = write_chain(RAW_STACK, number, addresses, count * sizeof *addresses, NULL, 0);
+    /* Only now may other threads use the number: what refers to it stands behind it, whoever is killed when.
+     */
+    if (is_written) learn_stack(hash, number);
+  }
+  errno = kept_errno;
+  return is_written ? number : 0;
+}
+
+static __attribute__((noinline)) uint32_t site_of(const void* entry) {
+  if (!recording()) return 0;
+  uintptr_t addresses[RAW_MAX_FRAMES];
+  const uint32_t generation = stack_generation();
+  const size_t count = walk_stack(entry, addresses, session.max_frames, generation);
+  const uint64_t hash = hash_of(addresses, count, generation);
+  const uint32_t known = known_stack(hash);
+  return known != 0 ? known : write_stack(addresses, count, hash);
+}
+
+EXPORT int dlclose(void* library) {
+  if (!ready() || real.dlclose == NULL) return -1;
+  const int error = real.dlclose(library);
+  if (session.max_frames != 0) {
+    forget_rules();
+    begin_stack_generation();
+  }
+  return error;
+}
+
+#else
+static uint32_t site_of(const void* entry) {
+  (void)entry;
+  return 0;
+}
+#endif
+
+/* The number of the stack above `entry`, the frame of the function that the program called; 0 for none. */
+static inline uint32_t site(const void* entry) {
+  if (session.max_frames != 0) return site_of(entry);
+  if (UNLIKELY(session.phase == PHASE_UNSTARTED) && recording() && session.max_frames != 0)
+    return site_of(entry);
+  return 0;
 }
 
 static void thread_destructor(void* round) {
@@ -506,7 +656,7 @@ static void thread_destructor(void* round) {
     pthread_setspecific(session.thread_key, (void*)(rounds + 1));
   } else if (self.session_number == session_number && !self.ended) {
     self.ended = true;
-    write_record(RAW_THREAD_END, 0, NULL, 0);
+    write_record(RAW_THREAD_END, 0, NULL, 0, 0);
   }
 }
 
@@ -525,14 +675,14 @@ __attribute__((constructor(101))) static void initialise(void) {
 EXPORT void* malloc(size_t size) {
   if (UNLIKELY(!ready())) return arena_take(size);
   void* address = real.malloc(size);
-  if (address != NULL) note(RAW_ALLOC, 0, address, size);
+  if (address != NULL) note(RAW_ALLOC, 0, address, size, site(__builtin_frame_address(0)));
   return address;
 }
 
 EXPORT void* calloc(size_t count, size_t size) {
   if (UNLIKELY(!ready())) return arena_take(count * size); /* The arena is zero and never used twice. */
   void* address = real.calloc(count, size);
-  if (address != NULL) note(RAW_CALLOC, 0, address, count * size);
+  if (address != NULL) note(RAW_CALLOC, 0, address, count * size, site(__builtin_frame_address(0)));
   return address;
 }
 
@@ -540,24 +690,30 @@ EXPORT void free(void* address) {
   if (address == NULL || UNLIKELY(in_arena(address)) || UNLIKELY(!ready())) return;
   /* The allocator reads its header in front of the object: fetched while we look at the clock. */
   __builtin_prefetch((const char*)address - sizeof(size_t));
-  note(RAW_FREE, 0, address, 0);
+  note(RAW_FREE, 0, address, 0, 0);
   real.free(address);
 }
 
-EXPORT void* realloc(void* old, size_t size) {
-  if (old == NULL) return malloc(size);
-  if (UNLIKELY(in_arena(old))) {
-    const size_t old_bytes = ((struct arena_block*)old)[-1].bytes;
-    void* moved = malloc(size);
-    if (moved != NULL) memcpy(moved, old, old_bytes < size ? old_bytes : size);
-    return moved;
+/* `entry` is the frame of the function that the program called. */
+static void* reallocate(void* old, size_t size, const void* entry) {
+  if (UNLIKELY(!ready())) return old == NULL ? arena_take(size) : NULL;
+  if (old == NULL || UNLIKELY(in_arena(old))) {
+    void* address = real.malloc(size);
+    if (address == NULL) return NULL;
+    note(RAW_ALLOC, 0, address, size, site(entry));
+    if (old != NULL) {
+      const size_t old_bytes = ((struct arena_block*)old)[-1].bytes;
+      memcpy(address, old, old_bytes < size ? old_bytes : size);
+    }
+    return address;
   }
-  if (UNLIKELY(!ready())) return NULL;
-  note(RAW_REALLOC_BEGIN, 0, old, 0);
+  note(RAW_REALLOC_BEGIN, 0, old, 0, 0);
   void* address = real.realloc(old, size);
-  note(RAW_REALLOC, 0, address, size);
+  note(RAW_REALLOC, 0, address, size, address == NULL ? 0 : site(entry));
   return address;
 }
+
+EXPORT void* realloc(void* old, size_t size) { return reallocate(old, size, __builtin_frame_address(0)); }
 
 EXPORT void* reallocarray(void* old, size_t count, size_t size) {
   size_t bytes;
@@ -565,41 +721,44 @@ EXPORT void* reallocarray(void* old, size_t count, size_t size) {
     errno = ENOMEM;
     return NULL;
   }
-  return realloc(old, bytes);
+  return reallocate(old, bytes, __builtin_frame_address(0));
 }
 
 EXPORT int posix_memalign(void** address, size_t alignment, size_t size) {
   if (UNLIKELY(!ready())) return ENOMEM;
   const int error = real.posix_memalign(address, alignment, size);
-  if (error == 0 && *address != NULL) note(RAW_ALLOC, log2_of(alignment), *address, size);
+  if (error == 0 && *address != NULL)
+    note(RAW_ALLOC, log2_of(alignment), *address, size, site(__builtin_frame_address(0)));
   return error;
 }
 
 EXPORT void* aligned_alloc(size_t alignment, size_t size) {
   if (UNLIKELY(!ready())) return NULL;
   void* address = real.aligned_alloc(alignment, size);
-  if (address != NULL) note(RAW_ALLOC, log2_of(alignment), address, size);
+  if (address != NULL) note(RAW_ALLOC, log2_of(alignment), address, size, site(__builtin_frame_address(0)));
   return address;
 }
 
 EXPORT void* memalign(size_t alignment, size_t size) {
   if (UNLIKELY(!ready())) return NULL;
   void* address = real.memalign(alignment, size);
-  if (address != NULL) note(RAW_ALLOC, log2_of(alignment), address, size);
+  if (address != NULL) note(RAW_ALLOC, log2_of(alignment), address, size, site(__builtin_frame_address(0)));
   return address;
 }
 
 EXPORT void* valloc(size_t size) {
   if (UNLIKELY(!ready())) return NULL;
   void* address = real.valloc(size);
-  if (address != NULL) note(RAW_ALLOC, log2_of((size_t)sysconf(_SC_PAGESIZE)), address, size);
+  if (address != NULL)
+    note(RAW_ALLOC, log2_of((size_t)sysconf(_SC_PAGESIZE)), address, size, site(__builtin_frame_address(0)));
   return address;
 }
 
 EXPORT void* pvalloc(size_t size) {
   if (UNLIKELY(!ready())) return NULL;
   void* address = real.pvalloc(size);
-  if (address != NULL) note(RAW_ALLOC, log2_of((size_t)sysconf(_SC_PAGESIZE)), address, size);
+  if (address != NULL)
+    note(RAW_ALLOC, log2_of((size_t)sysconf(_SC_PAGESIZE)), address, size, site(__builtin_frame_address(0)));
   return address;
 }
 

@@ -1,7 +1,7 @@
 """Runs a program under the recording library, converts what it wrote, and recovers interrupted recordings.
 
-preload.c is the library inside the program, raw.h the raw file between the two, convert.hpp the converter.
-What a program must be to be recorded stands in program.py.
+preload.c is the library inside the program, raw.h the raw file between the two, convert.hpp the converter,
+symbols.py what names the addresses of its stacks. What a program must be to be recorded stands in program.py.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ RAW_SUFFIX = ".raw"
 # The library reads these; see preload.c.
 _OUTPUT_VARIABLE = "HARNESS_RECORD_OUTPUT"
 _FOLLOW_VARIABLE = "HARNESS_RECORD_FOLLOW"
+_FRAMES_VARIABLE = "HARNESS_RECORD_FRAMES"
+
+# Frames of a stack that are kept: enough to leave the containers of a library, and what a recursive program
+# repeats makes no new site below them.
+DEFAULT_FRAMES = 32
 
 _TIME_RESOLUTION_NS = 1000  # CLOCK_TICKS in preload.c.
 
@@ -67,13 +72,23 @@ class Recorded:
         )
 
 
-def record(command: list[str], output: str | None, follow_fork: bool = False, quiet: bool = False) -> int:
+def record(
+    command: list[str],
+    output: str | None,
+    follow_fork: bool = False,
+    quiet: bool = False,
+    sites: bool = False,
+    frames: int = DEFAULT_FRAMES,
+) -> int:
     """Run a command, write the trace of its allocations, and return the exit status to leave with.
 
-    Where the program died of a signal, so does this process, once the trace is written. Raises HarnessError
-    where the program cannot be recorded, before it is run.
+    With `sites` each allocation's call stack is kept, the innermost `frames` of it. Where the program died
+    of a signal, so does this process, once the trace is written. Raises HarnessError where the program cannot
+    be recorded, before it is run.
     """
     path = output if output is not None else f"{os.path.basename(command[0])}.parquet"
+    if sites:
+        _check_sites(frames)
     program, command = resolve(command)
     _check_output(path, follow_fork)
     if not LIBRARY.exists():
@@ -85,6 +100,8 @@ def record(command: list[str], output: str | None, follow_fork: bool = False, qu
     environment[_OUTPUT_VARIABLE] = os.path.abspath(path)
     if follow_fork:
         environment[_FOLLOW_VARIABLE] = "1"
+    if sites:
+        environment[_FRAMES_VARIABLE] = str(frames)
     sys.stdout.flush()
     with _signals_for_the_program() as signals:
         try:
@@ -210,17 +227,25 @@ def _write(
         "page_bytes": header["page_bytes"],
         "time_resolution_ns": _TIME_RESOLUTION_NS,
     }
+    has_sites = header["has_sites"]
+    warnings: list[str] = []
     batches = _batches(conversion, process)
     first = next(batches, None)
     if first is None:
         return None
     try:
         with TraceWriter(
-            path, source=source, object_ids="slot", synthetic=False, optional=("alignment", "time_ns")
+            path,
+            source=source,
+            object_ids="slot",
+            synthetic=False,
+            optional=("alignment", "time_ns", *(["site"] if has_sites else [])),
         ) as writer:
             writer.write(first)
             for columns in batches:
                 writer.write(columns)
+            if has_sites:
+                writer.sites, warnings = _sites(conversion)
     except OSError as error:
         reason = error.strerror or error
         raise HarnessError(
@@ -228,7 +253,20 @@ def _write(
             f"`harness record --recover {raw} -o OUT.parquet`"
         ) from error
     counts = conversion.counts()
-    return Recorded(path, counts, _warnings(counts, conversion.stopped()))
+    return Recorded(path, counts, _warnings(counts, conversion.stopped()) + warnings)
+
+
+def _sites(conversion: Conversion) -> tuple[bytes, list[str]]:
+    """Return the table of sites as a trace holds it, and what there is to say of it."""
+    from harness.recording.symbols import named_sites
+    from harness.sites import encode
+
+    found = conversion.sites()
+    modules = [(os.fsdecode(path), build_id) for path, build_id in found["modules"]]
+    sites, warnings = named_sites(
+        modules, found["module"], found["address"], found["frames"], found["offsets"]
+    )
+    return encode(sites), warnings
 
 
 def _batches(
@@ -351,6 +389,15 @@ def _nothing_recorded(program: str, raw: str, status: int) -> str:
 
 
 # ---- Files ------------------------------------------------------------------------------------------
+
+
+def _check_sites(frames: int) -> None:
+    from harness.recording._recording import CAN_RECORD_SITES, MAX_FRAMES
+
+    if not CAN_RECORD_SITES:
+        raise HarnessError("--sites: stacks are recorded on x86-64 with glibc 2.35 or newer; leave it out")
+    if not 1 <= frames <= MAX_FRAMES:
+        raise HarnessError(f"--frames: found {frames}, expected 1 to {MAX_FRAMES}")
 
 
 def _check_output(path: str, follow_fork: bool) -> None:
