@@ -105,13 +105,13 @@ def compare(a: Side, b: Side, *, classes: bool = False, different_traces: bool =
     keys: list[Callable[[TraceRuns], Hashable]] = [_identity]
     if different_traces:
         keys += [lambda each: PurePath(each.trace["path"]).name, lambda each: None]
-    matched, alone_a, alone_b = _matched(a.results, b.results, keys)
-    if not matched and alone_a and alone_b:
+    pairs, alone_a, alone_b = matched(a.results, b.results, keys)
+    if not pairs and alone_a and alone_b:
         raise HarnessError(
             f"different traces: {_trace_text(alone_a[0])} in {a.name} and {_trace_text(alone_b[0])} in "
             f"{b.name}; --different-traces compares them all the same"
         )
-    traces = [_trace_pair(first, second, classes) for first, second in matched]
+    traces = [_trace_pair(first, second, classes) for first, second in pairs]
     if not any(each.pairs for each in traces):
         labels = [dict.fromkeys(run.label for each in side.results for run in each.runs) for side in (a, b)]
         of_a, of_b = (", ".join(each) or "nothing" for each in labels)
@@ -129,15 +129,15 @@ def _trace_pair(a: TraceRuns, b: TraceRuns, classes: bool) -> TracePair:
     keys.append(lambda run: run.allocator)
     if len(a.runs) == len(b.runs) == 1:
         keys.append(lambda run: None)
-    matched, alone_a, alone_b = _matched(a.runs, b.runs, keys)
-    pairs = [Pair(x, y, list(_rows(x, y, classes)), list(_notes(x, y, classes))) for x, y in matched]
+    both, alone_a, alone_b = matched(a.runs, b.runs, keys)
+    pairs = [Pair(x, y, list(_rows(x, y, classes)), list(_notes(x, y, classes))) for x, y in both]
     return TracePair(a.trace, b.trace, pairs, [run.label for run in alone_a], [run.label for run in alone_b])
 
 
 _Item = TypeVar("_Item")
 
 
-def _matched(
+def matched(
     a: Sequence[_Item], b: Sequence[_Item], keys: Sequence[Callable[[_Item], Hashable]]
 ) -> tuple[list[tuple[_Item, _Item]], list[_Item], list[_Item]]:
     """Return pairs in the order of `a`, and what is left of `a` and of `b`.
@@ -182,11 +182,8 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
     names = _names(a.summary, b.summary)
     first = [name for name in _HEADLINE if name in names]
     for name in dict.fromkeys([*first, *names]):
-        # A result of another version may have a metric that this one does not define.
-        metric = metrics.DEFINITIONS.get(name)
-        unit, better = (metric.unit, metric.better) if metric else (_unit(name), None)
         values = a.summary.get(name), b.summary.get(name)
-        yield from _row("summary", name, unit, better, *values, within_spread=_within_spread(name, a, b))
+        yield from summary_row(name, *values, within_spread=_within_spread(name, a, b))
     parts = a.footprint["peak"], b.footprint["peak"]
     for name in _names(*parts):
         judged: Literal["lower"] | None = None if name in _PARTS_THAT_JUDGE_NOTHING else "lower"
@@ -196,6 +193,17 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
             yield from _row("counters", name, _unit(name), None, a.counters.get(name), b.counters.get(name))
     if classes and a.classes and b.classes:
         yield from sorted(_class_rows(a, b), key=lambda row: -abs(row.difference or 0))
+
+
+def summary_row(name: str, a: Number, b: Number, *, within_spread: bool = False) -> Iterator[Row]:
+    """Yield what became of a metric, or nothing where both numbers are unknown.
+
+    `within_spread` says that it was measured, and that the two cannot be told from chance.
+    """
+    # A result of another version may have a metric that this one does not define.
+    metric = metrics.DEFINITIONS.get(name)
+    unit, better = (metric.unit, metric.better) if metric else (_unit(name), None)
+    yield from _row("summary", name, unit, better, a, b, within_spread=within_spread)
 
 
 def _row(
