@@ -226,7 +226,7 @@ def load(path: str, *, any_version: bool = False) -> Baseline:
     if baseline.harness != __version__ and not any_version:
         raise HarnessError(
             f"{path}: was written by harness {baseline.harness}, and this is {__version__}, whose models may "
-            f"differ; --any-version compares all the same, --update --any-version makes it one of this version"
+            f"differ; --any-version compares all the same, and with --update makes it one of this version"
         )
     return baseline
 
