@@ -6,35 +6,15 @@ Computes nothing; the numbers are those of comparison.py, all of them in its JSO
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from harness.comparison import Comparison, Number, Pair, Row, TracePair
-from harness.report import (
-    Cell,
-    bytes_text,
-    count_text,
-    metric_heading,
-    ns_text,
-    percent_text,
-    prose,
-    ratio_text,
-    rows_csv,
-    table,
-)
+from harness.report import UNIT_TEXTS, bytes_text, metric_heading, percent_text, prose, rows_csv, table
 
 SCHEMA = "harness-compare/1"
 
-_TEXTS: Mapping[str, Cell] = {
-    "bytes": bytes_text,
-    "ratio": ratio_text,
-    "share": percent_text,
-    "count": count_text,
-    "objects": ratio_text,
-    "per 1,000 events": ratio_text,
-    "ns": ns_text,
-}
 _SECTIONS = {
     "summary": None,
     "peak": "at peak committed:",
@@ -92,7 +72,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[str]]:
         if row.section != section:
             section = row.section
             yield [_SECTIONS[section] or "", *[""] * 5]
-        text = _TEXTS[row.unit]
+        text = UNIT_TEXTS[row.unit]
         heading = metric_heading(row.name) if section != "classes" else _class_heading(row.name)
         yield [
             heading if section == "summary" else f"· {heading}",
