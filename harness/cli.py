@@ -21,6 +21,7 @@ from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.allocator import Spec
+    from harness.commits import Commit
     from harness.comparison import Side
     from harness.plot import Destination
     from harness.results import TraceRuns
@@ -47,6 +48,15 @@ _allocators = click.option(
     multiple=True,
     metavar="NAME[:key=value,...]",
     help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
+)
+
+_history = click.option(
+    "--history",
+    "history_folder",
+    metavar="DIR",
+    default="results/history",
+    show_default=True,
+    help="The history.",
 )
 
 _costs = click.option(
@@ -270,6 +280,12 @@ def generate(output: str, **parameters: Any) -> None:
     "times by the costs that ship.",
 )
 @click.option(
+    "--history",
+    "history_folder",
+    metavar="DIR",
+    help="Add the results to a history, as those of the commit that stands here (docs/history.md).",
+)
+@click.option(
     "--stats-text",
     is_flag=True,
     help="Print the statistics that the allocator itself would print at the end (tcmalloc: GetStats).",
@@ -291,6 +307,7 @@ def replay(
     census: bool,
     directory: str | None,
     folder: str | None,
+    history_folder: str | None,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
@@ -337,6 +354,13 @@ def replay(
         from harness import publication
 
         publication.check(folder, traces, specs)
+    commit = None
+    if history_folder is not None:
+        from harness import commits, history
+
+        commit = commits.find(None, None)
+        named = [(commits.within_repository(trace), spec.label) for trace in traces for spec in specs]
+        history.check(history_folder, commit, named)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -357,12 +381,26 @@ def replay(
             save(directory, results, environment, tables)
         if folder is not None and not faults:
             publication.publish(folder, results, noscan)
+        if history_folder is not None and commit is not None:
+            _add_to_history(history_folder, results, commit)
     if destination is not None:
         faults += _draw(results, destination)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
     return 2 if faults or failures else 0
+
+
+def _add_to_history(directory: str, results: list[TraceRuns], commit: Commit, **options: Any) -> None:
+    from harness import history
+
+    written = history.append(directory, results, commit, **options)
+    click.echo(f"harness: wrote {written}", err=True)
+    if not commit.is_clean:
+        click.echo(
+            f"harness: note: there are changes here that commit {history.short(commit.name)} does not have",
+            err=True,
+        )
 
 
 def _before_arrow_is_loaded() -> None:
@@ -675,6 +713,76 @@ def _draw(results: list[TraceRuns], destination: Destination) -> list[HarnessErr
             except HarnessError as fault:
                 faults.append(fault)
     return faults
+
+
+class _History(click.Group):
+    """A group whose first word, where it is no command, is what `show` is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+@cli.group(cls=_History, no_args_is_help=False, subcommand_metavar="METRIC | add RUN... | COMMAND --help")
+def history() -> None:
+    """Show a metric over commits, or add results to a history (docs/history.md)."""
+
+
+@history.command("add")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@_history
+@click.option("--commit", "name", metavar="NAME", help="Whose results they are  [default: HEAD].")
+@click.option("--date", metavar="DATE", help="When it was made  [default: as git says].")
+@click.option("--replace", is_flag=True, help="Take these in place of those that are there of the commit.")
+def history_add(
+    runs: tuple[str, ...], history_folder: str, name: str | None, date: str | None, replace: bool
+) -> None:
+    """Add what `harness replay` wrote with --save or with --format json."""
+    from harness import commits
+    from harness.results import load
+
+    loaded = [load(run) for run in runs]
+    commit = commits.find(name, date)
+    versions = {environment.harness for _, environment in loaded}
+    if len(versions) > 1:
+        raise HarnessError(f"results of harness {' and '.join(sorted(versions))}: add them one by one")
+    results = [result for each, _ in loaded for result in each]
+    _add_to_history(history_folder, results, commit, harness=versions.pop(), replace=replace)
+
+
+@history.command("show")
+@click.argument("metric")
+@_history
+@click.option("--trace", metavar="NAME", help="Only this trace, by its path, its end or its stem.")
+@click.option("-a", "--allocator", metavar="LABEL", help="Only this allocator.")
+@click.option(
+    "--least",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="PERCENT",
+    help="Call changed only what changes by so much  [default: whatever differs].",
+)
+@click.option("--all", "everything", is_flag=True, help="Show every commit.")
+@_format
+@click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
+def history_show(
+    metric: str,
+    history_folder: str,
+    trace: str | None,
+    allocator: str | None,
+    least: float,
+    everything: bool,
+    form: str,
+    output: str | None,
+) -> None:
+    """Show a metric over commits, and where it changed."""
+    from harness import history_report
+    from harness.history import load
+
+    with _progress("history", unit=" files") as progress:
+        found = load(history_folder, metric, trace=trace, allocator=allocator, progress=progress)
+    _print(history_report.history(found, form, least=least / 100, everything=everything), output)
 
 
 @cli.command()

@@ -63,10 +63,11 @@ class Replayed:
 
     def __getattr__(self, name: str) -> int | float:
         """Return a metric; AttributeError for one that there is not, or that is not known of this run."""
+        __tracebackhide__ = True
         if name.startswith("__"):
             raise AttributeError(name)
         if name not in metrics.DEFINITIONS:
-            near = difflib.get_close_matches(name, self.__dir__(), n=3)
+            near = difflib.get_close_matches(name, metrics.DEFINITIONS, n=3)
             told = f"did you mean {' or '.join(near)}?" if near else "docs/metrics.md lists them all"
             raise AttributeError(f"{name!r} is no metric; {told}")
         value = self.run.summary[name]
@@ -124,6 +125,7 @@ class Replayed:
             yield line
 
     def _held(self, kept: Baseline, new_trace: bool) -> gate.Verdicts:
+        __tracebackhide__ = True
         if kept.noscan != self.noscan:
             raise HarnessError(
                 f"{self}: {kept.path} was made with noscan={kept.noscan!r}, and this with "
@@ -142,16 +144,22 @@ class Session:
     is_update: bool = False
     kept: list[Replayed] = field(default_factory=list)  # What goes into the baseline.
     outcome: str = ""  # What became of the baseline at the end, for the user.
-    _replayed: dict[tuple[Any, ...], Replayed] = field(default_factory=dict)
+    _results: dict[tuple[Any, ...], TraceRuns] = field(default_factory=dict)
     _configuration: thresholds.Configuration | None = None
     _baseline: Baseline | None = None
 
     def replay(self, trace: str, allocator: str, *, noscan: str | None, census: bool) -> Replayed:
-        """Return a trace replayed through an allocator, the same one each time as long as the file is.
+        """Return a trace replayed through an allocator; once, as long as the file is the same.
 
         HarnessError for whatever of it is no trace, no allocator or no share of noscan objects.
         """
         __tracebackhide__ = True
+        try:
+            return Replayed(trace, self._result(trace, allocator, noscan, census), noscan, self)
+        except HarnessError as error:
+            raise type(error)(str(error)) from None  # Where it was found is nothing to the test.
+
+    def _result(self, trace: str, allocator: str, noscan: str | None, census: bool) -> TraceRuns:
         from harness.replay import Settings, replay
         from harness.trace import Noscan
 
@@ -166,10 +174,9 @@ class Session:
             ) from error
         path = trace if "://" in trace else str(self.root / trace)
         key = (path, _stamp(path), specs[0].label, noscan, census)
-        if key not in self._replayed:
-            result = replay(path, specs, Settings(noscan=chosen, census=census))
-            self._replayed[key] = Replayed(trace, result, noscan, self)
-        return self._replayed[key]
+        if key not in self._results:
+            self._results[key] = replay(path, specs, Settings(noscan=chosen, census=census))
+        return self._results[key]
 
     @property
     def configuration(self) -> thresholds.Configuration:
@@ -181,6 +188,7 @@ class Session:
     @property
     def baseline(self) -> Baseline:
         """The baseline; HarnessError where there is none."""
+        __tracebackhide__ = True
         if self._baseline is None:
             path = self._path()
             if not os.path.exists(path):

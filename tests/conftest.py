@@ -19,6 +19,7 @@ def configuration(tmp_path_factory):
     """No settings of the developer's own: a table of costs that was calibrated here would show in results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
