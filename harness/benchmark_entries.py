@@ -2,7 +2,8 @@
 
 pytest-benchmark knows seconds alone. The time of an event is that of the allocator, modelled or measured, not
 of the replay. A byte stands as a second, which its tables and its JSON show as it is, in a group whose name
-says so; 0 is left out, which no time is. extra_info has every metric. This is the one file that knows pytest-benchmark.
+says so; 0 is left out, which no time is. extra_info has every metric. This is the one file that knows
+pytest-benchmark.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from harness.replayed import Replayed
 
 # What one compares first of the memory; the others are in extra_info.
 BYTES = ("peak_committed_bytes", "mean_committed_bytes", "waste_bytes")
-BYTES_GROUP = "{}: seconds are bytes"
-TIME_GROUP = "{}"
 
 
 def add(benchmark: Any, replays: Sequence[Replayed]) -> None:
@@ -32,11 +31,11 @@ def add(benchmark: Any, replays: Sequence[Replayed]) -> None:
         timing = replayed.run.timing
         if timing is not None:
             name = f"{timing['kind']}_ns_per_event"
-            _add(benchmark, replayed, name, TIME_GROUP, timing["ns_per_event"] / 1e9, extra)
+            _add(benchmark, replayed, name, name, timing["ns_per_event"] / 1e9, extra)
         for name in BYTES:
             value = replayed.run.summary[name]
             if value:
-                _add(benchmark, replayed, name, BYTES_GROUP, round(value), extra)
+                _add(benchmark, replayed, name, f"{name}: seconds are bytes", round(value), extra)
 
 
 def extra_info(replayed: Replayed) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def _add(
     entry.params = {"trace": replayed.name, "allocator": replayed.run.label, "metric": metric}
     entry.name = f"{benchmark.name.partition('[')[0]}[{entry.param}]"
     entry.fullname = f"{benchmark.fullname.partition('[')[0]}[{entry.param}]"
-    entry.group = group.format(metric)
+    entry.group = group
     entry.extra_info = extra
     entry._make_stats(iterations=1).update(seconds)
 

@@ -356,11 +356,11 @@ def replay(
         publication.check(folder, traces, specs)
     commit = None
     if history_folder is not None:
-        from harness import commits, history
+        from harness import commits, history_files
 
         commit = commits.find(None, None)
         named = [(commits.within_repository(trace), spec.label) for trace in traces for spec in specs]
-        history.check(history_folder, commit, named)
+        history_files.check(history_folder, commit, named)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -392,13 +392,14 @@ def replay(
 
 
 def _add_to_history(directory: str, results: list[TraceRuns], commit: Commit, **options: Any) -> None:
-    from harness import history
+    from harness import history_files
+    from harness.history import short
 
-    written = history.append(directory, results, commit, **options)
+    written = history_files.append(directory, results, commit, **options)
     click.echo(f"harness: wrote {written}", err=True)
     if not commit.is_clean:
         click.echo(
-            f"harness: note: there are changes here that commit {history.short(commit.name)} does not have",
+            f"harness: note: there are changes here that commit {short(commit.name)} does not have",
             err=True,
         )
 
@@ -778,7 +779,7 @@ def history_show(
 ) -> None:
     """Show a metric over commits, and where it changed."""
     from harness import history_report
-    from harness.history import load
+    from harness.history_files import load
 
     with _progress("history", unit=" files") as progress:
         found = load(history_folder, metric, trace=trace, allocator=allocator, progress=progress)

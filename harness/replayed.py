@@ -277,10 +277,12 @@ def _with_runs(old: Baseline, new: Baseline) -> Baseline:
 
 def _regressions(replayed: Replayed, kept: Baseline, verdicts: gate.Verdicts) -> str:
     """Return what got worse, and what else has changed, in words."""
-    worse = verdicts.regressions
+    order = list(metrics.DEFINITIONS)
+    found = sorted(verdicts.changes, key=lambda change: order.index(change.row.name))
+    worse = [change for change in found if change.verdict == "regression"]
     lines = [f"{replayed} is worse than {replayed.session.shown(kept.path)} allows"]
     lines += [f"  {_sentence(change)}" for change in worse]
-    others = [change for change in verdicts.changes if change not in worse and not change.row.is_equal]
+    others = [change for change in found if change not in worse and not change.row.is_equal]
     if others:
         lines.append("what else has changed:")
         lines += [f"  {_sentence(change)}" for change in others]

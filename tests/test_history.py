@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import fails_with, harness, random_rows, write_trace
 
-from harness import commits, history, history_report
+from harness import __version__, commits, history, history_files, history_report
 from harness.commits import Commit
 from harness.errors import HarnessError
 from harness.results import Run, TraceRuns
@@ -59,11 +60,11 @@ def folder(tmp_path, monkeypatch):
 
 def filled(folder, *peaks, **options):
     for number, peak in enumerate(peaks):
-        history.append(folder, [result(peak, **options)], commit(number))
+        history_files.append(folder, [result(peak, **options)], commit(number))
 
 
 def loaded(folder, metric=METRIC, **options):
-    return history.load(folder, metric, **options)
+    return history_files.load(folder, metric, **options)
 
 
 def values(series):
@@ -93,7 +94,7 @@ def test_a_history_is_a_dataset_to_any_reader_of_parquet(folder):
 def test_each_append_is_a_file_and_leaves_the_others_as_they_are(folder):
     filled(folder, 1, 2)
     before = {path: path.read_bytes() for path in Path(folder).iterdir()}
-    history.append(folder, [result(3)], commit(2))
+    history_files.append(folder, [result(3)], commit(2))
     assert len(before) == 2
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(Path(folder).iterdir())) == 3
@@ -102,34 +103,34 @@ def test_each_append_is_a_file_and_leaves_the_others_as_they_are(folder):
 def test_a_commit_is_added_once_unless_it_replaces(folder):
     filled(folder, 1000)
     with pytest.raises(HarnessError, match=r"has go on t\.parquet of commit c0 already"):
-        history.append(folder, [result(2000)], commit(0))
-    history.append(folder, [result(3000, label="tcmalloc")], commit(0))
-    history.append(folder, [result(2000)], commit(0), replace=True)
+        history_files.append(folder, [result(2000)], commit(0))
+    history_files.append(folder, [result(3000, label="tcmalloc")], commit(0))
+    history_files.append(folder, [result(2000)], commit(0), replace=True)
     assert [values(series) for series in loaded(folder).series] == [[2000], [3000]]
 
 
 def test_commits_whose_names_begin_alike_are_apart(folder):
     for end in ("a", "b"):
-        history.append(folder, [result()], Commit("release-candidate-" + end, BEGIN))
+        history_files.append(folder, [result()], Commit("release-candidate-" + end, BEGIN))
     assert len(loaded(folder).series[0].points) == 2
 
 
 def test_the_same_run_twice_is_a_fault(folder):
     with pytest.raises(HarnessError, match=r"go on t\.parquet is to be added twice"):
-        history.append(folder, [result(), result()], commit(0))
+        history_files.append(folder, [result(), result()], commit(0))
     assert not Path(folder).exists()
 
 
 def test_what_failed_is_left_out(folder):
-    history.append(folder, [result(), result(label="glibc", failure="no library")], commit(0))
+    history_files.append(folder, [result(), result(label="glibc", failure="no library")], commit(0))
     assert [series.allocator for series in loaded(folder).series] == ["go"]
     with pytest.raises(HarnessError, match="nothing to add"):
-        history.append(folder, [result(failure="no library")], commit(1))
+        history_files.append(folder, [result(failure="no library")], commit(1))
 
 
 def test_outside_of_a_repository_commits_stand_by_date(folder):
     for number, peak in ((2, 30), (0, 10), (1, 20)):
-        history.append(folder, [result(peak)], commit(number))
+        history_files.append(folder, [result(peak)], commit(number))
     found = loaded(folder)
     assert values(found.series[0]) == [10, 20, 30]
     assert not found.by_topology
@@ -156,7 +157,7 @@ def test_a_change_from_nothing_has_no_percentage(folder):
 
 def test_a_number_that_judges_nothing_is_changed_and_no_worse(folder):
     filled(folder, 1, peak_requested_bytes=1)
-    history.append(folder, [result(1, peak_requested_bytes=2)], commit(1))
+    history_files.append(folder, [result(1, peak_requested_bytes=2)], commit(1))
     (series,) = loaded(folder, "peak_requested_bytes").series
     assert changed(series, metric="peak_requested_bytes") == [("c1", 1, 2, "")]
 
@@ -172,14 +173,14 @@ def test_a_number_that_judges_nothing_is_changed_and_no_worse(folder):
 )
 def test_traces_and_allocators_are_chosen(folder, asked, labels):
     for trace, label in (("a/t.parquet", "go"), ("b/t.parquet", "go"), ("b/t.parquet", "ideal")):
-        history.append(folder, [result(trace=trace, label=label)], commit(0))
+        history_files.append(folder, [result(trace=trace, label=label)], commit(0))
     assert [(each.trace, each.allocator) for each in loaded(folder, **asked).series] == labels
 
 
 def test_a_table_has_the_ends_and_the_changes_with_their_reasons(folder):
     filled(folder, 4096, 4096)
-    history.append(folder, [result(8192, digest="sha256:1")], commit(2), harness="9.9")
-    history.append(folder, [result(8192, digest="sha256:1")], commit(3), harness="9.9")
+    history_files.append(folder, [result(8192, digest="sha256:1")], commit(2), harness="9.9")
+    history_files.append(folder, [result(8192, digest="sha256:1")], commit(3), harness="9.9")
     printed = history_report.history(loaded(folder), "table")
     assert "peak committed of t.parquet under go: 4 commits, 1 changed it" in printed
     assert re.search(r"^▁+█+$", printed, re.M)
@@ -187,7 +188,7 @@ def test_a_table_has_the_ends_and_the_changes_with_their_reasons(folder):
     assert [row[0] for row in rows] == ["c0", "c2", "c3"]
     assert rows[1][4] == (
         f"changed at c2 from 4.00 KiB to 8.00 KiB, +100.0 %, worse, another trace, "
-        f"harness {history.__version__} -> 9.9"
+        f"harness {__version__} -> 9.9"
     )
     everything = history_report.history(loaded(folder), "markdown", everything=True)
     assert re.findall(r"^\| (c\d) ", everything, re.M) == ["c0", "c1", "c2", "c3"]
@@ -220,7 +221,7 @@ def test_json_and_csv_hold_every_commit_and_whole_bytes(folder):
 @pytest.fixture
 def many(folder, monkeypatch):
     """A history of so many files that its rows are kept in the cache."""
-    monkeypatch.setattr(history, "_WORTH_A_CACHE_FILES", 3)
+    monkeypatch.setattr(history_files, "_WORTH_A_CACHE_FILES", 3)
     filled(folder, 1, 2, 3, waste_bytes=9)
     assert values(loaded(folder).series[0]) == [1, 2, 3]
     return folder
@@ -228,8 +229,8 @@ def many(folder, monkeypatch):
 
 def opened_files(monkeypatch):
     files = []
-    plain = history._fragment
-    monkeypatch.setattr(history, "_fragment", lambda file: files.append(file.name) or plain(file))
+    plain = history_files._fragment
+    monkeypatch.setattr(history_files, "_fragment", lambda file: files.append(file.name) or plain(file))
     return files
 
 
@@ -237,7 +238,7 @@ def test_what_was_read_once_is_not_read_again(many, monkeypatch):
     files = opened_files(monkeypatch)
     assert values(loaded(many).series[0]) == [1, 2, 3]
     assert files == []
-    history.append(many, [result(4, waste_bytes=9)], commit(3))
+    history_files.append(many, [result(4, waste_bytes=9)], commit(3))
     assert values(loaded(many).series[0]) == [1, 2, 3, 4]
     assert len(files) == 1
     assert values(loaded(many, "waste_bytes").series[0]) == [9, 9, 9, 9]
@@ -245,7 +246,7 @@ def test_what_was_read_once_is_not_read_again(many, monkeypatch):
 
 def test_what_has_gone_from_a_history_goes_from_the_cache(many):
     next(iter(sorted(Path(many).iterdir()))).unlink()
-    history.append(many, [result(4)], commit(3))
+    history_files.append(many, [result(4)], commit(3))
     assert values(loaded(many).series[0]) == [2, 3, 4]
 
 
@@ -385,7 +386,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path, arguments, message):
         pq.write_table(
             table.replace_schema_metadata({"harness.history": schema}), tmp_path / name / "x.parquet"
         )
-    written = Path(history.append(str(tmp_path / "good"), [result()], commit(0)))
+    written = Path(history_files.append(str(tmp_path / "good"), [result()], commit(0)))
     (tmp_path / "cut" / "x.parquet").write_bytes(written.read_bytes()[:-200])
     if "run" in arguments:
         trace = write_trace(tmp_path / "t.parquet")
@@ -396,3 +397,24 @@ def test_what_is_wrong_is_one_line(folder, tmp_path, arguments, message):
 def test_replay_without_a_commit_is_one_line_before_the_work(tmp_path):
     done = harness("replay", "gone.parquet", "--history", "h", cwd=tmp_path)
     fails_with(done, "there is no commit here: run it inside a git repository")
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "history.md").read_text()
+
+
+def test_the_commands_of_the_page_run(repository):
+    commands = re.findall(r"^harness .*", PAGE, re.M)
+    assert len(commands) == 5
+    for command in commands:
+        done = harness(*shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_columns_of_the_page_are_those_of_the_files(folder):
+    filled(folder, 1)
+    (file,) = Path(folder).iterdir()
+    section = PAGE.split("## The files")[1]
+    named = [
+        name for row in re.findall(r"^\| (`.*?) \|", section, re.M) for name in re.findall("`(.*?)`", row)
+    ]
+    assert named == pq.read_schema(file).names

@@ -577,3 +577,18 @@ def test_a_project_elsewhere_notices_a_byte_an_object(elsewhere):
     pattern = r"did\[my-pool-peak_committed_bytes\] \((\d{4}_\w+)\) +([\d,]+)\.0000"
     before, same, after = (int(found.replace(",", "")) for _, found in sorted(re.findall(pattern, printed)))
     assert before == same < after
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "pytest.md").read_text()
+EXAMPLES = "import pytest\n\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S))
+
+
+def test_the_examples_of_the_page_are_tests_that_pass(project):
+    (project.path / "traces" / "my.parquet").rename(project.path / "traces" / "my-server.parquet")
+    run(project, EXAMPLES, "--harness-update").assert_outcomes(passed=6)
+    run(project, EXAMPLES).assert_outcomes(passed=6)
+
+
+def test_the_page_names_the_entries_of_pytest_benchmark():
+    for name in (*benchmark_entries.BYTES, "modelled_ns_per_event"):
+        assert f"-{name}`" in PAGE or f"-{name}]`" in PAGE
