@@ -267,6 +267,11 @@ def test_each_thread_has_its_own_stacks_and_all_share_the_rest(build, tmp_path):
     assert len(stacks.sites) < 100
 
 
+def test_a_thread_with_the_smallest_stack_is_recorded_too(build, tmp_path):
+    record_sites(tmp_path, build("small_stack.c"))
+    assert functions(Stacks(tmp_path / "out.parquet").one(10031))[:2] == ["on_small_stack", "run"]
+
+
 def test_only_what_allocates_has_a_site(build, tmp_path):
     record_sites(tmp_path, build("thread_ends.c"), "20")
     stacks = Stacks(tmp_path / "out.parquet")
