@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "harness.allocators"
 
+# What a replay compares where nothing else is chosen.
+DEFAULT_ALLOCATORS = ("go", "tcmalloc", "ideal")
+
 # The ops of harness-trace/1.
 ALLOC, CALLOC, REALLOC, FREE, GC, THREAD_END = range(1, 7)
 OP_NAMES = {

@@ -5,13 +5,14 @@ Every import that costs time stands in its verb, so that `harness --help` loads 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,6 +22,8 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     from harness.allocator import Spec
     from harness.comparison import Side
+    from harness.plot import Destination
+    from harness.results import TraceRuns
     from harness.trace import Noscan
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -29,8 +32,21 @@ _format = click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
 )
 
+# The figures of plot.py and how many samples they want; named here, too, so that --help loads no matplotlib.
+FIGURES = ("footprint", "collector", "waste", "occupancy")
+_SAMPLES, _SAMPLES_DRAWN = 200, 1000
+
 _noscan = click.option(
     "--noscan", metavar="all|none|FRACTION", help="Objects without pointers, where the trace does not say."
+)
+
+_allocators = click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
 )
 
 _costs = click.option(
@@ -218,22 +234,23 @@ def generate(output: str, **parameters: Any) -> None:
 
 @cli.command()
 @click.argument("traces", nargs=-1, required=True)
+@_allocators
 @click.option(
-    "-a",
-    "--allocator",
-    "allocators",
-    multiple=True,
-    metavar="NAME[:key=value,...]",
-    help="May be given again; key=A|B makes one run each  [default: go, tcmalloc and ideal].",
-)
-@click.option(
-    "--samples", type=click.IntRange(min=0), default=200, show_default=True, help="Samples over the trace."
+    "--samples",
+    type=click.IntRange(min=0),
+    help=f"Samples over the trace  [default: {_SAMPLES}; {_SAMPLES_DRAWN:,} with --plot].",
 )
 @_noscan
 @_format
 @click.option("--output", metavar="PATH", help="Write there instead of to stdout.")
 @click.option("--placements", metavar="FILE", help="Write each object's model address to a Parquet file.")
 @click.option("--json-samples", is_flag=True, help="Put the samples into the JSON.")
+@click.option(
+    "--plot",
+    "drawn",
+    metavar="DIR",
+    help="Draw there what `harness plot` draws, as PNG and SVG; FILE.png or FILE.svg: the footprint alone.",
+)
 @click.option(
     "--census",
     is_flag=True,
@@ -244,6 +261,13 @@ def generate(output: str, **parameters: Any) -> None:
     "directory",
     metavar="DIR",
     help="Keep everything in a new directory: run.json, samples.parquet, tables.txt.",
+)
+@click.option(
+    "--publish",
+    "folder",
+    metavar="DIR",
+    help="Write pages and files of what models make of traces, the same on every machine; with a census, and "
+    "times by the costs that ship.",
 )
 @click.option(
     "--stats-text",
@@ -257,32 +281,30 @@ def generate(output: str, **parameters: Any) -> None:
 def replay(
     traces: tuple[str, ...],
     allocators: tuple[str, ...],
-    samples: int,
+    samples: int | None,
     noscan: str | None,
     form: str,
     output: str | None,
     placements: str | None,
     json_samples: bool,
+    drawn: str | None,
     census: bool,
     directory: str | None,
+    folder: str | None,
     stats_text: bool,
     cost_source: str | None,
     batch_events: int | None,
 ) -> int:
     """Replay traces through allocators and compare fragmentation and waste."""
-    # Arrow's usual pool keeps what each of its threads once held; this one holds a fifth less, and a longer
-    # trace does not make it hold more. Arrow reads the name when it is loaded.
-    if sys.platform == "linux":
-        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
-    # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from harness import costs
-    from harness.allocator import find
-    from harness.replay import Settings, replay_all
-    from harness.results import Environment, TraceRuns, check_free, save
-    from harness.trace import BATCH_EVENTS
+    _before_arrow_is_loaded()
+    with _loading():
+        from harness import costs
+        from harness.allocator import DEFAULT_ALLOCATORS, find
+        from harness.replay import Settings, replay_all
+        from harness.results import Environment, TraceRuns, check_free, save
+        from harness.trace import BATCH_EVENTS
 
-    specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+        specs = [spec for text in allocators or DEFAULT_ALLOCATORS for spec in find(text)]
     if placements and len(specs) * len(traces) != 1:
         raise click.UsageError("--placements needs one trace and one allocator: choose it with -a")
     chosen = _chosen_noscan(noscan)
@@ -293,17 +315,28 @@ def replay(
         raise click.UsageError(
             f"--stats-text: none of these allocators prints statistics; those that do: {having}"
         )
+    destination = None
+    if drawn is not None:
+        from harness.plot import Destination
+
+        destination = Destination(drawn, len(traces))
+    if samples is None:
+        samples = _SAMPLES if destination is None else _SAMPLES_DRAWN
     settings = Settings(
         samples,
         chosen,
         batch_events or BATCH_EVENTS,
         placements,
         stats_text,
-        costs.chosen(cost_source),
-        census,
+        costs.chosen(cost_source or (costs.DEFAULT if folder else None)),
+        census or folder is not None or (destination is not None and destination.shows_classes),
     )
     if directory is not None:
         check_free(directory)
+    if folder is not None:
+        from harness import publication
+
+        publication.check(folder, traces, specs)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
     environment = Environment()
@@ -322,10 +355,24 @@ def replay(
         if directory is not None:
             tables = {"tables.txt": _replay_text(results, environment, "table", json_samples)}
             save(directory, results, environment, tables)
+        if folder is not None and not faults:
+            publication.publish(folder, results, noscan)
+    if destination is not None:
+        faults += _draw(results, destination)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
         click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
     return 2 if faults or failures else 0
+
+
+def _before_arrow_is_loaded() -> None:
+    """Have Arrow and NumPy take no more memory and no more processors than a replay has use for."""
+    # Arrow's usual pool keeps what each of its threads once held; this one holds a fifth less, and a longer
+    # trace does not make it hold more. Arrow reads the name when it is loaded.
+    if sys.platform == "linux":
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+    # NumPy's linear algebra starts a thread a processor that spins for want of work; there is none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _replay_text(results: Any, environment: Any, form: str, json_samples: bool) -> str:
@@ -385,7 +432,9 @@ def compare(
     faults: list[HarnessError] = []
     if traces:
         # A shell puts all files of a pattern behind --trace, which takes the first.
-        a, b, faults = _replayed_sides(sides[0], sides[1], (*traces, *sides[2:]), noscan, cost_source)
+        a, b, faults = _replayed_sides(
+            sides[0], sides[1], (*traces, *sides[2:]), classes, noscan, cost_source
+        )
     else:
         a, b = _loaded_sides(sides, noscan, cost_source)
     found = run(a, b, classes=classes, different_traces=different_traces)
@@ -412,9 +461,15 @@ def _loaded_sides(sides: tuple[str, ...], noscan: str | None, cost_source: str |
 
 
 def _replayed_sides(
-    a: str, b: str, traces: tuple[str, ...], noscan: str | None, cost_source: str | None
+    a: str,
+    b: str,
+    traces: tuple[str, ...],
+    classes: bool,
+    noscan: str | None,
+    cost_source: str | None,
 ) -> tuple[Side, Side, list[HarnessError]]:
     """Return what two allocators make of traces, and the faults of traces and of real libraries."""
+    _before_arrow_is_loaded()
     from harness import costs
     from harness.allocator import find
     from harness.comparison import Side
@@ -432,7 +487,8 @@ def _replayed_sides(
         if len(found) > 1:
             raise click.UsageError(f"{text} are {len(found)} allocators; A and B are one each")
         specs += found
-    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source))
+    # With a census the size classes are those of the peak, as the parts above them are.
+    settings = Settings(noscan=_chosen_noscan(noscan), cost_tables=costs.chosen(cost_source), census=classes)
     outcomes = list(replay_all(traces, specs, settings, _progress))
     results = [outcome for outcome in outcomes if isinstance(outcome, TraceRuns)]
     faults = [outcome for outcome in outcomes if isinstance(outcome, HarnessError)]
@@ -524,6 +580,101 @@ def _blame_text(
             result, runs = blame_trace(trace, specs, by, outward, Settings(noscan=noscan), progress)
         found.append((result.trace, runs))
     return blame_text(found, form, top)
+
+
+@cli.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@_allocators
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="A folder for PNG and SVG of every figure, or FILE.png or FILE.svg for one.",
+)
+@click.option(
+    "--figure",
+    "figures",
+    multiple=True,
+    type=click.Choice(FIGURES),
+    help="May be given again  [default: each that has something to show; in a FILE, footprint].",
+)
+@click.option(
+    "--x",
+    type=click.Choice(("events", "time")),
+    default="events",
+    show_default=True,
+    help="What goes along the trace: events, or the seconds that it has.",
+)
+@click.option(
+    "--classes",
+    "classes_shown",
+    type=click.IntRange(min=1),
+    default=12,
+    show_default=True,
+    help="Size classes shown of each allocator.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=_SAMPLES_DRAWN,
+    show_default=True,
+    help="Samples over each trace that is replayed.",
+)
+@_noscan
+def plot(
+    sources: tuple[str, ...],
+    allocators: tuple[str, ...],
+    output: str,
+    figures: tuple[str, ...],
+    x: Literal["events", "time"],
+    classes_shown: int,
+    samples: int,
+    noscan: str | None,
+) -> int:
+    """Draw what allocators make of traces: footprint over time, collector, waste, occupancy (docs/plot.md).
+
+    A SOURCE is a trace, which is replayed, or what a replay kept: a directory (--save) or a .json file.
+    """
+    _before_arrow_is_loaded()
+    from harness.allocator import find
+    from harness.plot import Destination, Look
+    from harness.replay import Settings, replay_all
+    from harness.results import TraceRuns, is_kept, load
+
+    kept = [source for source in sources if is_kept(source)]
+    traces = [source for source in sources if source not in kept]
+    if allocators and not traces:
+        raise click.UsageError("-a says what replays a trace, and there is none among the sources")
+    specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+    results = [result for source in kept for result in load(source)[0]]
+    destination = Destination(output, len(traces) + len(results), figures, Look(x, classes_shown))
+    settings = Settings(samples, _chosen_noscan(noscan), census=destination.shows_classes)
+    faults: list[HarnessError] = []
+    for outcome in replay_all(traces, specs, settings, _progress):
+        if isinstance(outcome, TraceRuns):
+            results.append(outcome)
+        else:
+            faults.append(outcome)  # The other traces are drawn.
+    faults += _draw(results, destination)
+    failures = [run.failure for result in results for run in result.runs if run.failure is not None]
+    for fault in (*faults, *failures):
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults or failures else 0
+
+
+def _draw(results: list[TraceRuns], destination: Destination) -> list[HarnessError]:
+    """Draw results and say what was written; return why some could not be drawn."""
+    faults = []
+    with _progress("draw", unit=" figures") as progress:
+        for result in results:
+            try:
+                for written in destination.draw(result):
+                    progress(1)
+                    click.echo(f"harness: wrote {' and '.join(written)}", err=True)
+            except HarnessError as fault:
+                faults.append(fault)
+    return faults
 
 
 @cli.command()
@@ -775,19 +926,28 @@ def _print(text: str, output: str | None) -> None:
 
 
 @contextmanager
+def _loading() -> Iterator[None]:
+    """Spare what is loaded in this block Python's searches for cycles: all of it stays to the end.
+
+    The last of them are made at that end; without, a short replay takes a fifth less.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def _progress(what: str, total: int | None = None, unit: str = " events") -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal once the work has lasted a second, and nothing on a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda events: None
+        return
     from tqdm import tqdm
 
-    with tqdm(
-        total=total,
-        desc=what,
-        unit=unit,
-        unit_scale=True,
-        delay=1,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=1, leave=False) as bar:
 
         def advance(events: int) -> None:
             bar.update(events)

@@ -32,46 +32,8 @@ _HEADLINE = (
     "measured_ns_per_event",
 )
 
-# Unit of a summary's metric, and which way is better.
-_METRICS: Mapping[str, tuple[str, Literal["lower", "higher"] | None]] = {
-    "peak_requested_bytes": ("bytes", None),
-    "mean_requested_bytes": ("bytes", None),
-    "end_requested_bytes": ("bytes", None),
-    **dict.fromkeys(
-        (
-            "peak_committed_bytes",
-            "peak_mapped_bytes",
-            "mean_committed_bytes",
-            "end_committed_bytes",
-            "floor_committed_bytes",
-            "internal_waste_bytes",
-            "external_waste_bytes",
-            "garbage_bytes",
-            "waste_bytes",
-            "floor_resident_bytes",
-            "peak_resident_bytes",
-            "end_resident_bytes",
-        ),
-        ("bytes", "lower"),
-    ),
-    **dict.fromkeys(
-        (
-            "fragmentation_peak_ratio",
-            "fragmentation_mean",
-            "fragmentation_at_peak_requested",
-            "fragmentation_at_peak_committed",
-        ),
-        ("ratio", "lower"),
-    ),
-    **dict.fromkeys(("internal_fragmentation", "overhead", "overhead_above_floor"), ("share", "lower")),
-    **dict.fromkeys(("efficiency", "front_end_hit_rate"), ("share", "higher")),
-    "remote_free_rate": ("share", None),
-    "failed_allocations": ("count", "lower"),
-    **dict.fromkeys(("measured_ns_per_event", "modelled_ns_per_event"), ("ns", "lower")),
-}
-
 # Parts of a footprint that say how much the program holds, or how far the allocator maps ahead.
-_PARTS_THAT_JUDGE_NOTHING = ("live", "released", "metadata")
+_PARTS_THAT_JUDGE_NOTHING = ("live", "released")
 
 
 @dataclass(frozen=True)
@@ -168,7 +130,7 @@ def _trace_pair(a: TraceRuns, b: TraceRuns, classes: bool) -> TracePair:
     if len(a.runs) == len(b.runs) == 1:
         keys.append(lambda run: None)
     matched, alone_a, alone_b = _matched(a.runs, b.runs, keys)
-    pairs = [Pair(x, y, list(_rows(x, y, classes)), _notes(x, y)) for x, y in matched]
+    pairs = [Pair(x, y, list(_rows(x, y, classes)), list(_notes(x, y, classes))) for x, y in matched]
     return TracePair(a.trace, b.trace, pairs, [run.label for run in alone_a], [run.label for run in alone_b])
 
 
@@ -220,10 +182,11 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
     names = _names(a.summary, b.summary)
     first = [name for name in _HEADLINE if name in names]
     for name in dict.fromkeys([*first, *names]):
-        unit, better = _METRICS.get(name, (_unit(name), None))
-        yield from _row(
-            "summary", name, unit, better, a.summary.get(name), b.summary.get(name), _spread(name, a, b)
-        )
+        # A result of another version may have a metric that this one does not define.
+        metric = metrics.DEFINITIONS.get(name)
+        unit, better = (metric.unit, metric.better) if metric else (_unit(name), None)
+        values = a.summary.get(name), b.summary.get(name)
+        yield from _row("summary", name, unit, better, *values, within_spread=_within_spread(name, a, b))
     parts = a.footprint["peak"], b.footprint["peak"]
     for name in _names(*parts):
         judged: Literal["lower"] | None = None if name in _PARTS_THAT_JUDGE_NOTHING else "lower"
@@ -231,7 +194,7 @@ def _rows(a: Run, b: Run, classes: bool) -> Iterator[Row]:
     for name in _names(a.counters, b.counters):
         if name not in names:
             yield from _row("counters", name, _unit(name), None, a.counters.get(name), b.counters.get(name))
-    if classes:
+    if classes and a.classes and b.classes:
         yield from sorted(_class_rows(a, b), key=lambda row: -abs(row.difference or 0))
 
 
@@ -242,6 +205,7 @@ def _row(
     better: Literal["lower", "higher"] | None,
     a: Number,
     b: Number,
+    *,
     within_spread: bool = False,
 ) -> Iterator[Row]:
     """Yield a row, or none where both are unknown."""
@@ -265,11 +229,12 @@ def _class_rows(a: Run, b: Run) -> Iterator[Row]:
             name = slot + {None: "", True: " noscan", False: " scan"}[row["noscan"]]
             waste[name] = waste.get(name, 0) + int(row["waste_bytes"])
     for name in _names(*wastes):
-        # A class that a run does not have, or never used, wastes nothing.
-        yield from _row("classes", name, "bytes", "lower", wastes[0].get(name, 0), wastes[1].get(name, 0))
+        # A class that a run does not have, or never used, wastes nothing; its objects are in another one.
+        better: Literal["lower"] | None = "lower" if all(name in waste for waste in wastes) else None
+        yield from _row("classes", name, "bytes", better, wastes[0].get(name, 0), wastes[1].get(name, 0))
 
 
-def _spread(name: str, a: Run, b: Run) -> bool:
+def _within_spread(name: str, a: Run, b: Run) -> bool:
     """Return whether a number of two runs was measured, and lies within both their spreads."""
     timings = [run.timing or {} for run in (a, b)]
     if name != "measured_ns_per_event" or any(timing.get("kind") != "measured" for timing in timings):
@@ -286,26 +251,29 @@ def _names(*mappings: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for each in mappings for name in each))
 
 
-def _notes(a: Run, b: Run) -> list[str]:
+def _notes(a: Run, b: Run, classes: bool) -> Iterator[str]:
     """Say what of two runs is not the same beside their numbers, and what has no number."""
-    notes = [f"failed: {run.failure}" for run in (a, b) if run.failure is not None]
-    if a.allocator == b.allocator and a.version != b.version:
-        notes.append(f"versions differ: {a.version} and {b.version}")
-    if a.label == b.label and a.options != b.options:
-        changed = [
-            name for name in _names(a.options, b.options) if a.options.get(name) != b.options.get(name)
-        ]
-        notes.append(f"options differ that are defaults in both: {', '.join(changed)}")
-    tables = [(run.timing or {}).get("cost_table") for run in (a, b)]
-    if a.allocator == b.allocator and None not in tables and tables[0] != tables[1]:
-        notes.append(f"modelled times are from two tables of costs: {tables[0]} and {tables[1]}")
+    yield from (f"failed: {run.failure}" for run in (a, b) if run.failure is not None)
     real = dict.fromkeys(run.label for run in (a, b) if run.kind == "library" and run.failure is None)
     if real:
-        notes.append(
+        yield (
             f"measured once, so that a small difference may be chance: the memory of {' and of '.join(real)}"
         )
-    for run, other, which in ((a, b, "A"), (b, a, "B")):
-        if run.allocator == other.allocator:
-            general = [text for text in run.warnings if not text.startswith(f"{run.label}: ")]
-            notes += [f"of {which} alone: {text}" for text in general if text not in other.warnings]
-    return notes
+    without = [which for which, run in (("first", a), ("second", b)) if not run.classes]
+    if classes and len(without) == 1:
+        yield f"the {without[0]} has no size classes to compare"
+    elif classes and a.has_census != b.has_census:
+        yield "the size classes are of two moments, since one of the two has a census (see replay --census)"
+    if a.allocator != b.allocator:
+        return
+    if a.version != b.version:
+        yield f"versions differ: {a.version} and {b.version}"
+    changed = [name for name in _names(a.options, b.options) if a.options.get(name) != b.options.get(name)]
+    if a.label == b.label and changed:
+        yield f"defaults differ: {', '.join(changed)}"
+    tables = [(run.timing or {}).get("cost_table") for run in (a, b)]
+    if None not in tables and tables[0] != tables[1]:
+        yield f"modelled times are from two tables of costs: {tables[0]} and {tables[1]}"
+    for run, other, which in ((a, b, "first"), (b, a, "second")):
+        general = [text for text in run.warnings if not text.startswith(f"{run.label}: ")]
+        yield from (f"of the {which} alone: {text}" for text in general if text not in other.warnings)

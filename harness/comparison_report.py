@@ -31,6 +31,8 @@ _TEXTS: Mapping[str, Cell] = {
     "ratio": ratio_text,
     "share": percent_text,
     "count": count_text,
+    "objects": ratio_text,
+    "per 1,000 events": ratio_text,
     "ns": ns_text,
 }
 _SECTIONS = {
@@ -104,7 +106,7 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[str]]:
 
 def _points_text(value: float | None) -> str:
     """Return a difference of two percentages, which is no percentage of either."""
-    return percent_text(value).replace("%", "points")
+    return percent_text(value) if value is None else f"{100 * value:.2f} points"
 
 
 def _signed(value: Number, text: Callable[[float | None], str]) -> str:

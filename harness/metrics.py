@@ -555,6 +555,19 @@ def over_samples(samples: Mapping[str, Sequence[int | None]]) -> dict[str, Numbe
     }
 
 
+def committed_over_time(samples: Mapping[str, Sequence[int | None]]) -> list[int | None]:
+    """Return for each sample the most that was committed since the one before, in bytes.
+
+    Where only the samples themselves are known it is what was committed at each.
+    """
+    return [
+        committed_bytes({"mapped": mapped, "released": released}) if peak is None else peak
+        for mapped, released, peak in zip(
+            samples["mapped"], samples["released"], samples["peak_committed"], strict=True
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class Column:
     """One number of a size class, of a sample or of a footprint."""
@@ -664,3 +677,23 @@ def with_shares(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         every = {**row, **derived}
         rows.append({column.name: every[column.name] for column in CLASS_COLUMNS if column.name in every})
     return rows
+
+
+# Spans by live objects / slots: none, above 0 up to 10 %, and so on up to 90 to 100 %.
+OCCUPANCY_BINS = 11
+
+
+def occupancy_bytes(classes: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
+    """Return bytes of spans by how full these are, of all spans and of those that hold one object.
+
+    Each list has OCCUPANCY_BINS numbers. Objects that have a span of their own, class 0, are left out.
+    """
+    everything, single = [0] * OCCUPANCY_BINS, [0] * OCCUPANCY_BINS
+    for row in classes:
+        if "occupancy_spans" not in row or not row["slot_bytes"]:
+            continue
+        for index, spans in enumerate(row["occupancy_spans"]):
+            everything[index] += spans * row["span_bytes"]
+        slots = row["span_bytes"] // row["slot_bytes"]
+        single[-(-(OCCUPANCY_BINS - 1) // slots)] += row["single_object_span_bytes"]
+    return everything, single

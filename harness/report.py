@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ _MARKDOWN = re.compile(r"[\\`*\[<>&|#]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|(?<=\S)~
 _LATEX = str.maketrans(tabulate.LATEX_ESCAPE_RULES)
 
 _NOTHING = "-"
+_BARS, _BARS_OF_A_TRACE = "▁▂▃▄▅▆▇█", 24
 _CLASSES_SHOWN = 8
 
 Cell = Callable[[Any], str]
@@ -366,6 +368,8 @@ def _summary_table(runs: Sequence[Run], form: str) -> str:
         values = [run.summary[name] for run in runs]
         if any(value is not None for value in values):
             cells.append([heading, *(bytes_text(value) for value in values)])
+    if form != "latex":  # Its fonts lack the bars.
+        cells += _course_rows(runs)
     cells.append(["at peak committed:", *("" for _ in runs)])
     committed = [run.summary["peak_committed_bytes"] for run in runs]
     requested = [_requested_at_peak(run) for run in runs]
@@ -386,6 +390,34 @@ def _summary_table(runs: Sequence[Run], form: str) -> str:
         cells.append(["GC cycles", *(count_text(run.counters.get("gc_cycles")) for run in runs)])
     cells += _timing_rows([run.timing for run in runs])
     return table(cells, ["", *(run.label for run in runs)], form, left=1)
+
+
+def sparkline(values: Sequence[float | None], highest: float) -> str:
+    """Return values over the trace as bars, the most in each stretch, where `highest` is a full bar."""
+    if not values or not highest or any(value is None for value in values):
+        return _NOTHING
+    known = [value for value in values if value is not None]
+    bars = ""
+    for column in range(_BARS_OF_A_TRACE):
+        first, end = (place * len(known) // _BARS_OF_A_TRACE for place in (column, column + 1))
+        most = max(known[first : max(end, first + 1)])
+        bars += _BARS[max(math.ceil(most / highest * len(_BARS)) - 1, 0)]
+    return bars
+
+
+def _course_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return requested and committed bytes over the trace, all on one scale, where there are samples."""
+    committed = [metrics.committed_over_time(run.samples) if run.samples else [] for run in runs]
+    requested = [run.samples.get("peak_requested", []) for run in runs]
+    highest = max((value or 0 for values in (*committed, *requested) for value in values), default=0)
+    return [
+        [heading, *(sparkline(values, highest) for values in courses)]
+        for heading, courses in (
+            ("requested over the trace", requested),
+            ("committed over the trace", committed),
+        )
+        if any(courses)
+    ]
 
 
 def _timing_rows(timings: Sequence[Mapping[str, Any] | None]) -> list[list[str]]:
@@ -482,9 +514,8 @@ def _classes_text(run: Run, form: str) -> str:
         ]
         for row in shown
     ]
-    title = (
-        f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, at the fullest sample"
-    )
+    moment = "at the peak" if run.has_census else "at the fullest sample"
+    title = f"{run.label}: where it wastes most, {len(shown)} of {len(rows)} size classes, {moment}"
     return prose(form, title) + "\n\n" + table(cells, [*headings, "waste"], form, left=1)
 
 

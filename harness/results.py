@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import shutil
 import types
 import typing
@@ -66,6 +65,11 @@ class Run:
         None  # The first event of most committed bytes, counted from 0, where it is known.
     )
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
+
+    @property
+    def has_census(self) -> bool:
+        """Whether the classes are those of the peak itself, and say how full their spans are."""
+        return any("occupancy_spans" in row for row in self.classes)
 
 
 @dataclass
@@ -139,6 +143,11 @@ def load(path: str) -> tuple[list[TraceRuns], Environment]:
     return results, environment
 
 
+def is_kept(path: str) -> bool:
+    """Return whether a path is of results, for load(), and not of a trace: a directory, or a .json file."""
+    return Path(path).is_dir() or Path(path).suffix == ".json"
+
+
 def check_free(directory: str) -> None:
     """Raise HarnessError where save() could not make the directory, before the work that it is to hold."""
     target = Path(directory)
@@ -160,7 +169,7 @@ def save(
     """
     check_free(directory)
     target = Path(directory)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         temporary.mkdir()
         text = to_json(results, environment, samples=False) + "\n"
@@ -174,12 +183,12 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_whole(path: str, text: str) -> None:
-    """Write a text file that appears whole or not at all; HarnessError where it cannot be written."""
+def write_whole(path: str, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; HarnessError where it cannot be written."""
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -10,11 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +23,9 @@ from pyarrow import fs
 from harness.allocator import OP_NAMES, EventBatch
 from harness.errors import TraceError
 from harness.native._native import Checker, TraceFault
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SCHEMA = "harness-trace/1"
 METADATA_KEY = b"harness.trace"
@@ -294,6 +295,9 @@ class TraceWriter:
             "frees": frees,
             **(extra or {}),
         }
+        # Loaded here, since who reads a trace does without.
+        from concurrent.futures import ThreadPoolExecutor
+
         self.sites = sites  # May be given as late as before the block ends.
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
@@ -402,9 +406,8 @@ class AtomicOutput:
             self._filesystem, target = _filesystem(path)
             self._target = target
             folder, _, name = target.rpartition("/")
-            self._temporary = (
-                f"{folder}/.{name}.{secrets.token_hex(4)}" if folder else f".{name}.{secrets.token_hex(4)}"
-            )
+            hidden = f".{name}.{os.urandom(4).hex()}"
+            self._temporary = f"{folder}/{hidden}" if folder else hidden
             self.stream = self._filesystem.open_output_stream(self._temporary)
         except FileNotFoundError as error:
             raise TraceError(f"{path}: cannot be written: there is no such folder") from error

@@ -89,3 +89,48 @@ def test_a_run_has_what_the_page_of_metrics_defines_and_nothing_else(tmp_path):
     assert set(run.footprint["peak"]) - {"mapped", "metadata"} == {
         column.name for column in metrics.FOOTPRINT.values()
     }
+
+
+ROOT = Path(__file__).parent.parent
+COMPARE = (ROOT / "docs" / "compare.md").read_text()
+COMPARED = re.findall(
+    r"`(harness compare [^`]*--trace traces/[^`]*)`[^`]*```\n(.*?)^```", COMPARE, re.M | re.S
+)
+
+
+@pytest.mark.parametrize(("command", "shown"), COMPARED, ids=["options", "size classes"])
+def test_the_example_of_a_comparison_is_what_it_prints(command, shown):
+    done = harness(*shlex.split(command)[1:], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    printed = iter(done.stdout.splitlines())
+    # In their order, what is left out marked as such.
+    assert [line for line in shown.splitlines() if line != "..." and line not in printed] == []
+
+
+FIGURES = (Path(__file__).parent.parent / "docs" / "plot.md").read_text()
+
+
+def test_the_figures_of_the_page_are_made_by_its_commands(tmp_path):
+    root = Path(__file__).parent.parent
+    (tmp_path / "traces").symlink_to(root / "traces")
+    (tmp_path / "docs" / "figures").mkdir(parents=True)
+    commands = re.findall(r"^(harness plot traces/.*)$", FIGURES, re.M)
+    for command in commands:
+        done = harness(*shlex.split(command)[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    shown = re.findall(r"^!\[.*\]\(figures/(.*)\)$", FIGURES, re.M)
+    made = sorted(path.name for path in (tmp_path / "docs" / "figures").iterdir())
+    kept = sorted(path.name for path in (root / "docs" / "figures").iterdir())
+    assert sorted(shown) == made == kept
+
+
+def test_the_other_commands_of_the_page_run_too(tmp_path):
+    for name in ("my", "other"):
+        write_trace(tmp_path / f"{name}.parquet", random_rows(2000), time_ns=range(2000))
+    commands = re.findall(r"^(harness .*my\.parquet.*|harness plot kept .*)$", FIGURES, re.M)
+    assert len(commands) == 5
+    for command in commands:
+        done = harness(*shlex.split(command, comments=True)[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
+    assert (tmp_path / "figures.svg").exists()

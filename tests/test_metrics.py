@@ -203,3 +203,29 @@ def test_committed_bytes_over_samples_need_every_sample():
     }
     for samples in ({"mapped": [10, 30], "released": [0, None]}, {"mapped": [], "released": []}):
         assert set(metrics.over_samples(samples).values()) == {None}
+
+
+def test_over_time_the_most_between_two_samples_counts_where_it_is_known():
+    samples = {"mapped": [10, 30, None], "released": [0, 10, 5], "peak_committed": [25, None, None]}
+    assert metrics.committed_over_time(samples) == [25, 20, None]
+
+
+def test_occupancy_is_weighed_by_the_bytes_of_spans_and_one_object_apart():
+    def spans(slot_bytes, counts, single_bytes):
+        return {
+            "slot_bytes": slot_bytes,
+            "span_bytes": 800,
+            "occupancy_spans": counts,
+            "single_object_span_bytes": single_bytes,
+        }
+
+    of_many, of_two = [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3], [0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 5]
+    classes = [
+        spans(8, of_many, 800),  # A hundred slots: one object is 1 %.
+        spans(400, of_two, 3200),  # Two: it is half.
+        spans(0, [0] * 10 + [7], 0),  # Each object has a span of its own.
+        {"slot_bytes": 8, "span_bytes": 800},  # No census was taken.
+    ]
+    everything, single = metrics.occupancy_bytes(classes)
+    assert everything == [800, 1600, 0, 0, 0, 3200, 0, 0, 0, 0, 6400]
+    assert single == [0, 800, 0, 0, 0, 3200, 0, 0, 0, 0, 0]

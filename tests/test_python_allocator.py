@@ -233,6 +233,19 @@ def events(rows):
     )
 
 
+def test_bytes_that_are_those_requested_add_up_in_a_batch_of_any_length():
+    count = 150_000
+    sizes = np.random.default_rng(1).integers(0, 1000, count)
+    batch = events([(ALLOC, slot, size) for slot, size in enumerate(sizes)] + [(FREE, 7, sizes[7])])
+    whole, parts = find("ideal")[0].create(), find("ideal")[0].create()
+    whole.feed(batch, np.zeros(0, np.int64))
+    for first in range(0, count + 1, 1000):
+        parts.feed(batch.part(first, first + 1000), np.zeros(0, np.int64))
+    assert whole.result() == parts.result()
+    assert whole.result()["committed_sum"] == int(batch.requested.sum())
+    assert whole.result()["peak_committed_event"] == int(batch.requested.argmax())
+
+
 @pytest.mark.parametrize("number", [-1, 1.5, None, 1 << 64])
 def test_a_number_that_counts_no_bytes_is_an_error(number):
     allocator = PythonIdeal()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from harness import report
-from harness.results import Environment, Run, TraceRuns
+from harness import comparison_report, metrics, report
+from harness.comparison import Side, compare
+from harness.results import Environment, Run, TraceRuns, to_json
 
 PARTS = dict.fromkeys(
     ("live", "dead", "front_end", "transfer", "central", "tail", "page_heap", "released", "runtime"), 0
@@ -103,7 +108,12 @@ TIMING = {
     "cost_table": None,
 }
 MODELLED = TIMING | {"kind": "modelled", "driver_ns_per_event": None, "ns_by_op": None, "latency_ns": None}
-SAMPLES = {"mapped": [1000, 3000], "released": [0, 0]}
+SAMPLES = {
+    "mapped": [1000, 3000],
+    "released": [0, 0],
+    "peak_committed": [1000, 3000],
+    "peak_requested": [500, 700],
+}
 
 
 def printed(*runs):
@@ -157,7 +167,7 @@ def test_a_model_stands_beside_what_it_models_with_the_difference():
     real = replace(
         a_run("b", 3000),
         models="a",
-        samples=SAMPLES | {"mapped": [1500, 3000]},
+        samples=SAMPLES | {"mapped": [1500, 3000], "peak_committed": [1500, 3000]},
         timing=TIMING | {"ns_per_event": 25.0},
     )
     text = printed(model, real).partition("a beside what it models")[2]
@@ -178,3 +188,147 @@ def test_csv_has_a_column_for_each_number_of_time_and_for_a_failure():
 
 def test_csv_rows_may_differ_in_columns():
     assert report.rows_csv([{"a": 1}, {"b": 2}]) == "a,b\n1,\n,2\n"
+
+
+# What a path, an option's value or a library's name may hold, and what each form would take for its own.
+NAMES = ["100%_a&b#c$d{e}~f^g\\h<i>", "a|b`c*d[e](f)", "_a_ ~~b~~", "a\nb\tc\x1b[31m", 'say "a, b"', "größe"]
+
+
+def named(name):
+    """Two results, of a trace and of allocators of that name, that do not agree."""
+    runs = [
+        replace(a_run(name, peak), warnings=[f"{name}: a note"], counters={"refills": peak})
+        for peak in (1024, 2048)
+    ]
+    classes = [dict.fromkeys(CLASS_COLUMNS, 0) | {"noscan": None, "slot_bytes": 16}]
+    runs[1] = replace(runs[1], failure=f"{name}: it crashed", classes=classes)
+    trace = TRACE | {"path": name, "digest": None}
+    return [TraceRuns(trace, [run]) for run in runs]
+
+
+CLASS_COLUMNS = [column.name for column in metrics.CLASS_COLUMNS]
+
+
+def written(name, verb, form):
+    a, b = named(name)
+    if verb == "replay":
+        return (
+            report.comparison_csv([a, b]) if form == "csv" else report.comparison([a, b], Environment(), form)
+        )
+    return comparison_report.comparison(compare(Side(name, [a]), Side(f"{name} 2", [b])), form)
+
+
+BOTH = pytest.mark.parametrize("verb", ["replay", "compare"])
+ANY_NAME = pytest.mark.parametrize("name", NAMES)
+
+
+@BOTH
+@ANY_NAME
+def test_in_markdown_a_name_is_text_and_stays_in_its_cell(name, verb):
+    text = written(name, verb, "markdown")
+    shown = re.sub(r"[\x00-\x1f]+", " ", name)
+    bare = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    assert bare.count(shown) >= 2
+    for block in text.split("\n\n"):
+        rows = [re.split(r"(?<!\\)\|", line) for line in block.splitlines() if line.startswith("|")]
+        assert len({len(row) for row in rows}) <= 1
+    assert not re.search(r"(?<!\\)[`*\[<]|(?<!\\)~~|[\x00-\x09\x0b-\x1f]", text)
+
+
+@BOTH
+@ANY_NAME
+def test_in_latex_a_name_is_text(name, verb):
+    text = written(name, verb, "latex")
+    commands = (r"\begin{tabular}", r"\end{tabular}", r"\toprule", r"\midrule", r"\bottomrule", "\\\\\n")
+    for command in commands:
+        text = text.replace(command, "\n")
+    text = re.sub(r"^\{[lr]+\}$", "", text, flags=re.M)
+    text = re.sub(r"\\(textbackslash|textasciitilde|\^|ensuremath)\{[<>]?\}|\\[&%$#_{}]", "", text)
+    # What is left of LaTeX's own is what parts the cells of a table.
+    assert not re.search(r"[\\%$#_{}~^<>]|[\x00-\x09\x0b-\x1f]", text), text
+    assert len({line.count("&") for line in text.splitlines() if "&" in line}) <= 2
+
+
+@BOTH
+@ANY_NAME
+def test_csv_and_json_give_a_name_back(name, verb):
+    rows = list(csv.DictReader(io.StringIO(written(name, verb, "csv"), newline="")))
+    assert {row["trace" if verb == "replay" else "trace_a"] for row in rows} == {name}
+    if verb == "replay":
+        assert [row["peak_committed_bytes"] for row in rows] == ["1024", "2048"]
+        found = json.loads(to_json(named(name), Environment(), samples=False))["results"][0]
+        assert (found["trace"]["path"], found["runs"][0]["label"]) == (name, name)
+    else:
+        assert json.loads(written(name, verb, "json"))["traces"][0]["pairs"][0]["a"]["label"] == name
+
+
+@BOTH
+@ANY_NAME
+def test_in_a_table_a_name_breaks_no_line(name, verb):
+    text = written(name, verb, "table")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+    ruler = next(line for line in text.splitlines() if line.startswith("-----"))
+    heading = text.splitlines()[text.splitlines().index(ruler) - 1]
+    assert len(heading.rstrip()) <= len(ruler)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_size_classes_have_a_table_in_every_form(form):
+    rows = [
+        {"class": 1, "object_bytes": 8, "max_waste": 0.875},
+        {"class": 2, "object_bytes": 16, "max_waste": 0.4},
+    ]
+    text = report.class_table(rows, form)
+    share = r"87.50 \%" if form == "latex" else "87.50 %"
+    assert share in text
+    assert "object (B)" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([8], "█" * 24),
+        ([1, 8], "▁" * 12 + "█" * 12),
+        ([0, 0, 0], "▁" * 24),
+        (range(1, 9), "".join(bar * 3 for bar in "▁▂▃▄▅▆▇█")),
+        ([*[1] * 47, 8], "▁" * 23 + "█"),
+        ([*[0] * 9, 5, *[0] * 38], "▁" * 4 + "▅" + "▁" * 19),
+    ],
+)
+def test_bars_show_the_most_in_each_stretch_of_the_trace(values, bars):
+    assert report.sparkline(list(values), 8) == bars
+
+
+@pytest.mark.parametrize(("values", "highest"), [([], 8), ([1, None], 8), ([0, 0], 0)])
+def test_there_are_no_bars_of_what_is_unknown_or_nothing(values, highest):
+    assert report.sparkline(values, highest) == "-"
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_bars_of_all_allocators_have_one_scale(form):
+    large = replace(a_run("a", 4000), samples=SAMPLES | {"peak_committed": [2000, 4000]})
+    small = replace(a_run("b", 1000), samples=SAMPLES | {"peak_committed": [500, 1000]})
+    unknown = replace(
+        a_run("c", 1000), samples={name: [None, None] for name in SAMPLES} | {"peak_requested": [500, 700]}
+    )
+    text = report.comparison([TraceRuns(TRACE, [large, small, unknown])], Environment(), form)
+    rows = {
+        line.strip("| ").split("  ")[0].split(" |")[0]: line.replace("|", " ").split()[4:]
+        for line in text.splitlines()
+        if "over the trace" in line
+    }
+    assert rows == {
+        "requested over the trace": ["▁" * 12 + "▂" * 12] * 3,
+        "committed over the trace": ["▄" * 12 + "█" * 12, "▁" * 12 + "▂" * 12, "-"],
+    }
+
+
+@pytest.mark.parametrize(
+    "text", [report.comparison_csv, lambda runs: report.comparison(runs, Environment(), "latex")]
+)
+def test_bars_are_for_people_who_read_a_terminal_or_a_page(text):
+    assert "█" not in text([TraceRuns(TRACE, [replace(a_run("a", 3000), samples=SAMPLES)])])
+
+
+def test_without_samples_there_are_no_rows_of_bars():
+    assert "over the trace" not in printed(a_run("a", 1024))

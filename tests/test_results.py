@@ -92,6 +92,13 @@ def test_what_is_there_is_not_touched_and_said_before_the_work(trace, tmp_path):
     assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
 
 
+def test_a_directory_that_came_meanwhile_is_not_replaced(found, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(HarnessError, match="is there already"):
+        results.save(str(tmp_path / "run"), found, Environment())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
+
+
 def test_a_directory_that_cannot_be_finished_does_not_appear(found, tmp_path):
     with pytest.raises(HarnessError, match="cannot be written"):
         results.save(str(tmp_path / "run"), found, Environment(), {"no/such/folder.txt": ""})

@@ -57,21 +57,15 @@ class Clock {
   // follows_trace: time comes from the trace, if it has any. ticks: it goes on with every microsecond of the
   // trace, and not only where it is set.
   Clock(bool follows_trace, bool ticks) : follows_trace_(follows_trace), ticks_(ticks) {
-    if (!ticks) next_tick_ns_ = kNever;
+    if (ticks) ticker_.period_ns = kTickNs;
   }
 
-  // To be called for every event.
-  [[gnu::always_inline]] void tick(std::int64_t time_ns) {
-    const harness::Choice due(time_ns >= next_tick_ns_);
-    trace_ns_ = due.of(time_ns, trace_ns_);
-    next_tick_ns_ = due.of(std::min(time_ns, kNever - kTickNs) + kTickNs, next_tick_ns_);
-  }
+  harness::Ticker ticker() const { return ticker_; }
+  void set_ticker(const harness::Ticker& ticker) { ticker_ = ticker; }
   // Whether the time of this event is known here.
-  bool knows(std::int64_t time_ns) const { return !ticks_ || trace_ns_ == time_ns; }
+  bool knows(std::int64_t time_ns) const { return !ticks_ || ticker_.last_ns == time_ns; }
   void set_trace_time(std::int64_t time_ns) {
-    if (!follows_trace_) return;
-    trace_ns_ = time_ns;
-    if (ticks_) next_tick_ns_ = std::min(time_ns, kNever - kTickNs) + kTickNs;
+    if (follows_trace_) ticker_.last_ns = time_ns;
   }
 
   // The program waits: it assists, or the world is stopped.
@@ -79,7 +73,7 @@ class Clock {
 
   // Nanoseconds. fresh_bytes: of spans that the OS gave; running: threads that run at once.
   double now(const Paths& paths, std::int64_t fresh_bytes, std::size_t running) const {
-    if (trace_ns_ != kNone) return static_cast<double>(trace_ns_) + stalled_ns_;
+    if (ticker_.last_ns != kNone) return static_cast<double>(ticker_.last_ns) + stalled_ns_;
     const double program =
         kCosts.allocation * static_cast<double>(paths.slots() + paths.tiny_combined + paths.zero_size) +
         kCosts.death * static_cast<double>(paths.deaths()) +
@@ -91,13 +85,12 @@ class Clock {
 
  private:
   static constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::min();
-  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-  static constexpr std::int64_t kTickNs = 1000;
+  static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::uint64_t kTickNs = 1000;
 
   bool follows_trace_;
   bool ticks_;
-  std::int64_t trace_ns_ = kNone;
-  std::int64_t next_tick_ns_ = kNone;
+  harness::Ticker ticker_{.last_ns = kNone, .period_ns = kNever};
   double stalled_ns_ = 0;
 };
 

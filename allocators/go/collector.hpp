@@ -125,7 +125,8 @@ class Collector {
     renew_trigger();
   }
 
-  [[gnu::always_inline]] void tick(std::int64_t time_ns) { clock_.tick(time_ns); }
+  harness::Ticker ticker() const { return clock_.ticker(); }
+  void set_ticker(const harness::Ticker& ticker) { clock_.set_ticker(ticker); }
 
   // When to be told the time: for the collection that comes two minutes after the last (proc.go: sysmon).
   // After a cycle, the first time that is told says when that is.

@@ -15,7 +15,7 @@
 //   cycle
 //      may start, or go on.
 // The path of a death:
-//   7. release() clears the slot's live bit: the slot is dead, and nothing else happens.
+//   7. release() turns the slot's live bit over: the slot is dead, and nothing else happens.
 //   8. collector.hpp: when a cycle starts, marker.hpp makes the live bits the marks; when it ends, the pacer
 //      sets the next goal and every P's caches are flushed.
 //   9. sweeper.hpp: marks become free slots; an empty span goes to the page heap, others to their central
@@ -93,60 +93,48 @@ class Go {
   // A death. Its slot is free again when a cycle has swept it.
   void release(Block block, std::uint16_t thread) {
     p_of(thread);
-    ++paths_.deaths_and_small[0];
-    if (block.kind == Kind::kZeroSize) return;
-    SlotBits& bits = heap_.spans().bits();
-    const std::uint64_t mask = std::uint64_t{1} << block.bit;
-    std::uint64_t units = 1;
-    if (block.kind == Kind::kTiny) {
-      if (--bits.holders_of({block.word, block.bit}) > 0) return;
-      if ((bits.startup[block.word] & mask) != 0) note_startup(heap_.spans().of_word(block.word), 1);
-    } else if (block.kind == Kind::kLarge) {
-      units = heap_.spans().of_word(block.word).element_bytes;
-      heap_.occupancy().note_large(block.span_class, -1);
-    }
-    bits.live[block.word] &= ~mask;
-    heap_.occupancy().note_died(block.span_class, units);
+    die(block);
   }
 
   // An object of a size class is taken from the P's span of that class, or dies.
   static constexpr bool kExchangesPages = false;
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
-    P* const p = request.thread < p_by_thread_.size() ? p_by_thread_[request.thread] : nullptr;
-    const bool is_plain =
-        request.size <= kMaxSmallBytes && request.alignment <= 8 &&
-        block.kind == static_cast<Kind>(allocates.if_second(static_cast<unsigned>(Kind::kSmall)));
-    if (!is_plain || p == nullptr) [[unlikely]]
+    if (request.size > kMaxSmallBytes || request.alignment > 8 || request.thread >= seen_threads_)
+        [[unlikely]]
       return harness::kNotExchanged;
-    // Of the same size, and as noscan, at its death as at its birth.
-    const std::uint64_t wanted = kUntinySpanClass[request.noscan][(request.size + 7) / 8];
-    const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
-    CachedSpan& cached = p->mcache.at(span_class);
-    const std::uint64_t free = cached.alloc_cache;
-    // No span of class 0 is cached, so what wants that finds no slot either.
-    if ((free | allocates.if_second(1)) == 0) [[unlikely]]
+    P* const p = p_by_thread_[request.thread];
+    if (p == nullptr) [[unlikely]]
       return harness::kNotExchanged;
-    if (collector_.marking()) {
+    if (block.kind > Kind::kSmall) [[unlikely]]
+      return release_from(*p, block);
+    Tiers& tiers = *tiers_;
+    const std::uint64_t wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    CachedSpan& cached = p->mcache.at(wanted);
+    // No span of class 0 is cached, so what wants that finds no slot. At a death any slot will do.
+    const std::uint64_t free = cached.alloc_cache | allocates.if_second(~std::uint64_t{0});
+    if (free == 0) [[unlikely]]
+      return exchange_slowly(*p, static_cast<SpanClass>(wanted), block, request.size, request.noscan);
+    if (tiers.collector.marking()) {
       // The program pays for its allocation, or must first assist.
       if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
         return harness::kNotExchanged;
       p->assist_bytes -=
-          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[span_class / 2].object_bytes));
+          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[wanted / 2].object_bytes));
     }
     running_ = p;
-    // At a death there may be no free slot; then any number will do.
-    const auto slot = static_cast<std::uint64_t>(std::countr_zero(free | std::uint64_t{1} << 63));
-    heap_.spans().bits().live[allocates.of(std::uint64_t{cached.block.word}, std::uint64_t{block.word})] ^=
-        std::uint64_t{1} << allocates.of(slot, std::uint64_t{block.bit});
-    cached.alloc_cache = free & (free - allocates.if_first(1));
-    heap_.occupancy().note_exchange(span_class, allocates.if_first(1));
-    ++paths_.deaths_and_small[allocates.if_first(1)];
+    cached.alloc_cache &= cached.alloc_cache - allocates.if_first(1);
+    // An allocation comes without a block, and turns no bit over until its slot is settled.
+    tiers.heap.spans().bits().live[block.word] ^= allocates.if_second(1) << block.bit;
+    // Of the same size, and as noscan, at its death as at its birth.
+    const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
+    tiers.heap.occupancy().note_exchange(span_class, allocates.if_first(1));
+    ++tiers.paths.deaths_and_small[allocates.if_first(1)];
     sizes_rounded_to_words_ += static_cast<std::int64_t>(
         allocates.if_first(static_cast<std::uint64_t>(!request.noscan) & (request.size % 8 != 0)));
+    const Block slot{.bit = static_cast<std::uint8_t>(std::countr_zero(free))};
     block = std::bit_cast<Block>(
-        allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) |
-                           std::bit_cast<std::uint64_t>(Block{.bit = static_cast<std::uint8_t>(slot)})));
+        allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) | std::bit_cast<std::uint64_t>(slot)));
     return static_cast<std::uint32_t>(span_class);
   }
 
@@ -157,13 +145,14 @@ class Go {
   }
 
   void thread_end(std::uint16_t thread) {
-    if (thread < p_by_thread_.size() && p_by_thread_[thread] != nullptr) {
+    if (thread < seen_threads_ && p_by_thread_[thread] != nullptr) {
       p_by_thread_[thread] = nullptr;
       --threads_;
     }
   }
 
-  [[gnu::always_inline]] void tick(std::int64_t time_ns) { collector_.tick(time_ns); }
+  harness::Ticker ticker() const { return collector_.ticker(); }
+  void set_ticker(const harness::Ticker& ticker) { collector_.set_ticker(ticker); }
   std::int64_t next_deadline_ns() const { return collector_.next_deadline_ns(); }
   void advance(std::int64_t time_ns) {
     if (running_ == nullptr) p_of(0);
@@ -199,12 +188,9 @@ class Go {
   std::uint64_t mapped_bytes() const { return heap_.mapped_bytes(); }
   std::uint64_t committed_bytes() const { return heap_.committed_bytes(); }
 
-  // Rows are span classes; 0 and 1 are objects with a span of their own. An object of 0 bytes, which takes
-  // nothing, is counted in class 1 noscan: every other such object is tiny, so that row is free.
+  // Rows are span classes; 0 and 1 are objects with a span of their own.
   static std::uint32_t class_rows() { return kSpanClasses; }
-  std::uint32_t class_row(Block block) const {
-    return block.kind == Kind::kZeroSize ? make_span_class(1, true) : block.span_class;
-  }
+  static std::uint32_t class_row(Block block) { return block.span_class; }
   std::vector<harness::ClassUse> classes() const {
     std::vector<harness::ClassUse> rows;
     rows.reserve(kSpanClasses);
@@ -377,11 +363,51 @@ class Go {
   void settle() { collector_.settle(); }
 
  private:
+  void die(Block block) {
+    ++paths_.deaths_and_small[0];
+    if (block.kind == Kind::kZeroSize) return;
+    SlotBits& bits = heap_.spans().bits();
+    const std::uint64_t mask = std::uint64_t{1} << block.bit;
+    std::uint64_t units = 1;
+    if (block.kind == Kind::kTiny) {
+      if (--bits.holders_of({block.word, block.bit}) > 0) return;
+      if (bits.is_startup({block.word, block.bit})) note_startup(heap_.spans().of_word(block.word), 1);
+    } else if (block.kind == Kind::kLarge) {
+      units = heap_.spans().of_word(block.word).element_bytes;
+      heap_.occupancy().note_large(block.span_class, -1);
+    }
+    bits.live[block.word] ^= mask;
+    heap_.occupancy().note_died(block.span_class, units);
+  }
+
+  // What is left of exchange() for objects whose death is more than a bit.
+  [[gnu::noinline]] std::uint32_t release_from(P& p, Block& block) {
+    const std::uint32_t row = class_row(block);
+    running_ = &p;
+    die(std::exchange(block, {}));
+    return row;
+  }
+
+  // And for an allocation that finds no slot at once, if it needs no other tier.
+  [[gnu::noinline]] std::uint32_t exchange_slowly(P& p, SpanClass wanted, Block& block, std::uint64_t size,
+                                                  bool noscan) {
+    if (collector_.marking()) return harness::kNotExchanged;
+    const bool finds = wanted != 0
+                           ? p.mcache.next_word(wanted, heap_.spans().bits(), false)
+                           : size == 0 || p.tiny.fits(size) || p.mcache.at(kTinySpanClass).alloc_cache != 0;
+    if (!finds) return harness::kNotExchanged;
+    running_ = &p;
+    block = allocate_on(p, {.size = size, .noscan = noscan});
+    return class_row(block);
+  }
+
   Block allocate_on(P& p, const harness::Request& request) {
     std::uint64_t size = request.size;
     if (size == 0) {
       ++paths_.zero_size;
-      return {.kind = Kind::kZeroSize};
+      // Takes nothing, and is counted in class 1 noscan: every other such object is tiny, so that row is
+      // free.
+      return {.span_class = make_span_class(1, true), .kind = Kind::kZeroSize};
     }
     // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
     // only.
@@ -404,7 +430,10 @@ class Go {
 
   // The P of a thread: by order of appearance, round and round. Becomes the running one.
   P& p_of(std::uint16_t thread) {
-    if (thread >= p_by_thread_.size()) p_by_thread_.resize(thread + std::size_t{1}, nullptr);
+    if (thread >= seen_threads_) {
+      seen_threads_ = thread + std::uint32_t{1};
+      p_by_thread_.resize(seen_threads_, nullptr);
+    }
     P*& p = p_by_thread_[thread];
     if (p == nullptr) {
       const std::size_t number = thread_ordinal_++ % options_.procs;
@@ -444,7 +473,6 @@ class Go {
   SlotBit take_live_slot(CachedSpan& cached) {
     const SlotBit slot{cached.block.word, static_cast<std::uint32_t>(std::countr_zero(cached.alloc_cache))};
     cached.alloc_cache &= ~slot.mask();
-    heap_.spans().bits().live[slot.word] |= slot.mask();
     heap_.occupancy().note_taken(cached.span->span_class);
     return slot;
   }
@@ -496,8 +524,8 @@ class Go {
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.
   void revive(Span& span, SlotBit at) {
     SlotBits& bits = heap_.spans().bits();
-    bits.live[at.word] |= at.mask();
-    if ((bits.startup[at.word] & at.mask()) != 0) note_startup(span, -1);
+    bits.live[at.word] ^= at.mask();
+    if (bits.is_startup(at)) note_startup(span, -1);
     heap_.occupancy().note_revived(span.span_class);
   }
 
@@ -604,6 +632,7 @@ class Go {
       span.startup_count = span.alloc_count;
       span.startup_page_marked = record.page_marked;
       SlotBits& bits = heap_.spans().bits();
+      bits.startup.resize(bits.live.size());
       std::copy_n(record.alloc_bits.begin(), span.words(), bits.alloc.begin() + span.word);
       for (std::uint32_t slot = 0; slot < span.nelems; ++slot) {
         const SlotBit at = slot_bit(span, slot);
@@ -647,6 +676,7 @@ class Go {
   std::vector<std::unique_ptr<P>>& ps_ = tiers_->ps;
 
   std::vector<P*> p_by_thread_;
+  std::uint32_t seen_threads_ = 0;  // Its size.
   P* running_ = nullptr;
   std::size_t thread_ordinal_ = 0;
   std::size_t threads_ = 0;

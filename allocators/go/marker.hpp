@@ -5,7 +5,7 @@
 // while the program holds an object in it; what the process itself holds stays marked for good.
 #pragma once
 
-#include <bit>
+#include <algorithm>
 #include <cstdint>
 
 #include "mheap.hpp"
@@ -21,9 +21,8 @@ struct MarkWork {
 // Marks the slots of all heap spans; a tiny block that is some P's current one is marked by mark_slot.
 inline MarkWork mark(Mheap& heap) {
   SlotBits& bits = heap.spans().bits();
-  for (std::size_t word = 0; word < bits.mark.size(); ++word) {
-    bits.mark[word] = bits.live[word] | bits.startup[word];
-  }
+  std::copy(bits.live.begin(), bits.live.end(), bits.mark.begin());
+  for (std::size_t word = 0; word < bits.startup.size(); ++word) bits.mark[word] |= bits.startup[word];
   MarkWork work;
   const Occupancy& occupancy = heap.occupancy();
   for (int i = 0; i < kSpanClasses; ++i) {

@@ -106,6 +106,7 @@ class Mcache {
     span.alloc_count = static_cast<std::uint16_t>(span.alloc_count + std::popcount(taken));
     span.freeindex = static_cast<std::uint16_t>((cached.block.word - span.word) * 64 +
                                                 static_cast<std::uint32_t>(std::bit_width(taken)));
+    bits.live[cached.block.word] ^= taken;
     if (marking) bits.mark[cached.block.word] |= taken;
     cached.settled = cached.alloc_cache;
   }

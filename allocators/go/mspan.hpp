@@ -54,7 +54,8 @@ struct SlotBit {
 inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.word + slot / 64, slot % 64}; }
 
 // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
-enum class Kind : std::uint8_t { kNull, kZeroSize, kTiny, kSmall, kLarge };
+// Those behind kSmall die otherwise than by one bit.
+enum class Kind : std::uint8_t { kNull, kSmall, kTiny, kLarge, kZeroSize };
 
 // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
 // need not look at the span.
@@ -73,15 +74,25 @@ static_assert(sizeof(Block) == 8);
 // columns.
 struct SlotBits {
   using Column = harness::HugePageVector<std::uint64_t>;
-  Column live;     // Held by the program.
+  // Held by the program. A death turns its bit over at once, an allocation when its slot is settled
+  // (mcache.hpp), so that their order does not matter.
+  Column live;
   Column alloc;    // Allocated, as the last sweep left it.
   Column mark;     // Found alive by the last cycle.
-  Column startup;  // Held by the process itself; only in spans of the start snapshot.
+  Column startup;  // Held by the process itself; only the first words, those of the start snapshot.
   harness::HugePageVector<std::uint32_t> span;  // Whose word it is.
-  // 64 a word: how many objects of the program share a slot of a tiny span.
-  harness::HugePageVector<std::uint8_t> holders;
+  // By 512 words: how many objects of the program share each slot; only where tiny spans have the words.
+  static constexpr std::uint32_t kHolderWords = 512;
+  using Holders = std::array<std::uint8_t, kHolderWords * std::size_t{64}>;
+  std::vector<std::unique_ptr<Holders>> holders;
 
-  std::uint8_t& holders_of(SlotBit slot) { return holders[slot.word * std::size_t{64} + slot.bit]; }
+  bool is_startup(SlotBit slot) const {
+    return slot.word < startup.size() && (startup[slot.word] & slot.mask()) != 0;
+  }
+
+  std::uint8_t& holders_of(SlotBit slot) {
+    return (*holders[slot.word / kHolderWords])[slot.word % kHolderWords * 64 + slot.bit];
+  }
 
   static std::uint32_t count(const Column& column, const Span& span) {
     int slots = 0;
@@ -272,7 +283,8 @@ class SpanTable {
   Span& make(SpanState state, SpanClass span_class, std::uint32_t nelems, bool startup) {
     std::uint32_t index = size_;
     if (free_.empty()) {
-      if (size_ == chunks_.size() * kChunk) chunks_.push_back(std::make_unique<Span[]>(kChunk));
+      if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
+      chunks_.back().emplace_back();
       ++size_;
     } else {
       index = free_.back();
@@ -296,40 +308,56 @@ class SpanTable {
   }
 
  private:
-  static constexpr std::size_t kChunk = 1024;
-  static constexpr std::size_t kMaxWords = 16;  // Of 1,024 slots of 8 bytes.
-  static constexpr std::size_t kTinySpansAtOnce = 64;
+  static constexpr std::size_t kChunk = std::size_t{1} << 17;  // 8 MiB, taken as it fills.
+  static constexpr std::size_t kMaxWords = 16;                 // Of 1,024 slots of 8 bytes.
 
-  // Tiny spans have words of their own, so that their holders lie close together.
+  // Tiny spans have words of their own, so that holders are kept for these alone.
   std::vector<std::uint32_t>& free_words_of(const Span& span) {
     return span.span_class == kTinySpanClass ? free_tiny_words_ : free_words_[span.words()];
   }
 
   void take_words(Span& span) {
     std::vector<std::uint32_t>& free = free_words_of(span);
-    if (free.empty()) add_words(span.words(), span.span_class == kTinySpanClass ? kTinySpansAtOnce : 1, free);
+    if (free.empty()) {
+      if (span.span_class == kTinySpanClass) {
+        add_tiny_words(span.words());
+      } else {
+        add_words(span.words(), span.words(), free);
+      }
+    }
     span.word = free.back();
     free.pop_back();
     for (std::uint32_t word = span.word; word < span.word + span.words(); ++word) {
-      bits_.live[word] = bits_.alloc[word] = bits_.mark[word] = bits_.startup[word] = 0;
+      bits_.live[word] = bits_.alloc[word] = bits_.mark[word] = 0;
+      if (word < bits_.startup.size()) bits_.startup[word] = 0;
       bits_.span[word] = span.index;
     }
   }
 
-  void add_words(std::size_t words, std::size_t spans, std::vector<std::uint32_t>& free) {
+  // So many words, for spans of so many each.
+  void add_words(std::size_t words, std::size_t words_of_span, std::vector<std::uint32_t>& free) {
     const std::size_t first = bits_.live.size();
-    const std::size_t end = first + words * spans;
+    const std::size_t end = first + words;
     if (end > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
     bits_.live.resize(end);
     bits_.alloc.resize(end);
     bits_.mark.resize(end);
-    bits_.startup.resize(end);
     bits_.span.resize(end);
-    bits_.holders.resize(end * 64);
-    for (std::size_t i = spans; i-- > 0;) free.push_back(static_cast<std::uint32_t>(first + i * words));
+    for (std::size_t word = end; word > first; word -= words_of_span) {
+      free.push_back(static_cast<std::uint32_t>(word - words_of_span));
+    }
   }
 
-  std::vector<std::unique_ptr<Span[]>> chunks_;
+  // All words of a place in the table of holders; what is left before it serves spans of one word.
+  void add_tiny_words(std::size_t words_of_span) {
+    const std::size_t odd = bits_.live.size() % SlotBits::kHolderWords;
+    if (odd > 0) add_words(SlotBits::kHolderWords - odd, 1, free_words_[1]);
+    bits_.holders.resize(bits_.live.size() / SlotBits::kHolderWords);
+    bits_.holders.push_back(std::make_unique<SlotBits::Holders>());
+    add_words(SlotBits::kHolderWords, words_of_span, free_tiny_words_);
+  }
+
+  std::vector<harness::HugePageVector<Span>> chunks_;
   std::uint32_t size_ = 0;
   std::vector<std::uint32_t> free_;
   SlotBits bits_;

@@ -106,14 +106,14 @@ constexpr SpanClass small_span_class(std::uint64_t size, bool noscan) {
   return make_span_class(size_class_for(size + header), noscan);
 }
 
-// small_span_class by noscan and size in words, for objects whose slots hold nothing else; 0 for those that
+// small_span_class by size in words and noscan, for objects whose slots hold nothing else; 0 for those that
 // may share a slot with others, and for objects of no bytes.
-constexpr std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> make_untiny_span_class() {
-  std::array<std::array<SpanClass, kMaxSmallBytes / 8 + 1>, 2> table{};
-  for (std::size_t noscan = 0; noscan < table.size(); ++noscan) {
-    for (std::size_t words = 1; words < table[noscan].size(); ++words) {
+constexpr std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 1> make_untiny_span_class() {
+  std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 1> table{};
+  for (std::size_t words = 1; words < table.size(); ++words) {
+    for (std::size_t noscan = 0; noscan < 2; ++noscan) {
       const SpanClass span_class = small_span_class(words * 8, noscan != 0);
-      table[noscan][words] = span_class == kTinySpanClass ? SpanClass{0} : span_class;
+      table[words][noscan] = span_class == kTinySpanClass ? SpanClass{0} : span_class;
     }
   }
   return table;

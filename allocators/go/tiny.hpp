@@ -21,17 +21,11 @@ class Tiny {
   bool has_block() const { return block_.span != nullptr; }
   std::uint64_t offset() const { return offset_; }
 
+  bool fits(std::uint64_t size) const { return has_block() && offset_of(size) + size <= kTinyBytes; }
   // Where an object fits into the current block, taken; none where it needs a new one (mallocgcTiny).
   std::optional<std::uint32_t> place(std::uint64_t size) {
-    std::uint64_t offset = offset_;
-    if (size % 8 == 0) {
-      offset = (offset + 7) & ~std::uint64_t{7};
-    } else if (size % 4 == 0) {
-      offset = (offset + 3) & ~std::uint64_t{3};
-    } else if (size % 2 == 0) {
-      offset = (offset + 1) & ~std::uint64_t{1};
-    }
-    if (!has_block() || offset + size > kTinyBytes) return std::nullopt;
+    if (!fits(size)) return std::nullopt;
+    const std::uint64_t offset = offset_of(size);
     offset_ = offset + size;
     return static_cast<std::uint32_t>(offset);
   }
@@ -56,6 +50,12 @@ class Tiny {
   }
 
  private:
+  // Aligned to the largest power of two that divides the size, 8 at most.
+  std::uint64_t offset_of(std::uint64_t size) const {
+    const std::uint64_t alignment = (size | 8) & -(size | 8);
+    return (offset_ + alignment - 1) & -alignment;
+  }
+
   Block block_;
   std::uint64_t offset_ = 0;  // Go: tinyoffset. Where the last object of the block ends.
 };

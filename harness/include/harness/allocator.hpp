@@ -8,6 +8,7 @@
 #include <array>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -149,6 +150,12 @@ concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, co
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
+// Holds what the program asked for and nothing else: what is requested after an event is mapped and
+// committed, too. The loop then adds up that column, without a block or a call for each event, and says where
+// it ended.
+template <typename A>
+concept HoldsRequested = requires(A a, std::uint64_t requested_bytes) { a.hold(requested_bytes); };
+
 // An explicit garbage collection.
 template <typename A>
 concept Collects = requires(A a) { a.collect(); };
@@ -174,9 +181,26 @@ concept KeepsTime = requires(A a, std::int64_t time_ns) {
   a.advance(time_ns);
 };
 
-// Follows trace time besides, at the price of an instruction or two an event.
+// Trace time as it goes on a tick at a time: each is the time of the first event that comes a period or more
+// after the last.
+struct Ticker {
+  std::int64_t last_ns = std::numeric_limits<std::int64_t>::min();  // Before the first.
+  std::uint64_t period_ns = 0;
+
+  // To be called for every event, in order.
+  [[gnu::always_inline]] void follow(std::int64_t time_ns) {
+    const std::uint64_t passed = static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(last_ns);
+    last_ns = passed >= period_ns ? time_ns : last_ns;
+  }
+};
+
+// Follows trace time besides, a tick at a time. The loop carries its ticker on, and gives it back before it
+// asks for anything but an exchange.
 template <typename A>
-concept Ticks = KeepsTime<A> && requires(A a, std::int64_t time_ns) { a.tick(time_ns); };
+concept Ticks = KeepsTime<A> && requires(A a, const A& view, const Ticker& ticker) {
+  { view.ticker() } -> std::same_as<Ticker>;
+  a.set_ticker(ticker);
+};
 
 // The model address of a block; none for an object that has no memory.
 template <typename A>

@@ -212,13 +212,26 @@ class Checker {
     if (!raw.alignment.empty()) {
       for (std::size_t i = begin; i < end; ++i) alignments |= raw.alignment[i] & (raw.alignment[i] - 1);
     }
-    bool goes_back = false;
-    if (!raw.time_ns.empty()) {
-      goes_back = raw.time_ns[begin] < last_time_ns_;
-      for (std::size_t i = begin + 1; i < end; ++i) goes_back |= raw.time_ns[i] < raw.time_ns[i - 1];
+    return ops < kOpsEnd && alignments == 0 && sizes < kAddressSpaceBytes &&
+           totals_.requested + sizes_sum < kAddressSpaceBytes && !goes_back(raw.time_ns, begin, end);
+  }
+
+  bool goes_back(std::span<const std::int64_t> times, std::size_t begin, std::size_t end) const {
+    if (times.empty()) return false;
+    // The sign of a difference says which is earlier, but where it overflows: then the times' own signs
+    // differ.
+    std::uint64_t signs = 0;
+    std::uint64_t differences = 0;
+    for (std::size_t i = begin + 1; i < end; ++i) {
+      const auto time = static_cast<std::uint64_t>(times[i]);
+      const auto before = static_cast<std::uint64_t>(times[i - 1]);
+      signs |= time ^ before;
+      differences |= time - before;
     }
-    return ops < kOpsEnd && alignments == 0 && !goes_back && sizes < kAddressSpaceBytes &&
-           totals_.requested + sizes_sum < kAddressSpaceBytes;
+    const bool may_go_back = ((signs | differences) >> 63) != 0;
+    return times[begin] < last_time_ns_ ||
+           (may_go_back && !std::is_sorted(times.begin() + static_cast<std::ptrdiff_t>(begin),
+                                           times.begin() + static_cast<std::ptrdiff_t>(end)));
   }
 
   static void choose_alignment(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) {

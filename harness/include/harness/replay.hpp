@@ -118,7 +118,7 @@ class Replay {
     std::vector<Sample> samples;
     samples.reserve(stops.size());
     const std::size_t count = events.op.size();
-    make_room(events);
+    if constexpr (!HoldsRequested<A>) make_room(events);
     std::size_t done = 0;
     for (const std::int64_t stop : stops) {
       if (stop < static_cast<std::int64_t>(done) || stop > static_cast<std::int64_t>(count)) {
@@ -186,7 +186,7 @@ class Replay {
   static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
 
   // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
-  static constexpr std::size_t kPrefetchBlock = 48;
+  static constexpr std::size_t kPrefetchBlock = 64;
   static constexpr std::size_t kPrefetchTarget = 32;
 
   // A slot for every object that the batch names, so that no event has to look whether there is one.
@@ -198,64 +198,132 @@ class Replay {
 
   // The events of a batch from `first` up to `last`, not included.
   void run(const Events& events, std::size_t first, std::size_t last) {
-    placing_ ? run<true>(events, first, last) : run<false>(events, first, last);
+    if constexpr (HoldsRequested<A>) {
+      add_up(events.requested.subspan(first, last - first));
+    } else {
+      placing_ ? run<true>(events, first, last) : run<false>(events, first, last);
+    }
+  }
+
+  // Events of an allocator whose bytes are those of this column.
+  void add_up(std::span<const std::uint64_t> requested) {
+    constexpr std::size_t kSummedAtOnce = 65'536;  // Of so many numbers below 2^47 a word holds the sum.
+    while (!requested.empty()) {
+      const auto part = requested.first(std::min(requested.size(), kSummedAtOnce));
+      std::uint64_t sum = 0;
+      std::int64_t peak_bytes = 0;  // Signed, as vectors are compared.
+      for (const std::uint64_t bytes : part) {
+        sum += bytes;
+        peak_bytes = std::max(peak_bytes, static_cast<std::int64_t>(bytes));
+      }
+      const auto peak = static_cast<std::uint64_t>(peak_bytes);
+      if (peak > totals_.peak_committed || events_ == 0) {
+        totals_.peak_mapped = totals_.peak_committed = totals_.peak_requested = peak;
+        totals_.requested_at_peak_committed = totals_.committed_at_peak_requested = peak;
+        totals_.peak_committed_event =
+            events_ + static_cast<std::uint64_t>(std::ranges::find(part, peak) - part.begin());
+        allocator_.hold(peak);
+        totals_.peak_footprint = allocator_.footprint();
+      }
+      recent_mapped_ = std::max(recent_mapped_, peak);
+      recent_committed_ = std::max(recent_committed_, peak);
+      totals_.committed_sum += sum;
+      events_ += part.size();
+      committed_since_ = events_;
+      allocator_.hold(part.back());
+      requested = requested.subspan(part.size());
+    }
   }
 
   template <bool kPlacing>
   void run(const Events& events, std::size_t first, std::size_t last) {
+    for (std::size_t i = first; i < last; ++i) {
+      if constexpr (Exchanges<A>) {
+        i = exchange_up_to<kPlacing>(events, i, first_due(events, i, last));
+      } else if (i + kPrefetchBlock < events.slot.size()) {
+        prefetch(events, i, kPrefetchBlock, kPrefetchTarget);
+      }
+      if (i < last) {
+        tell_time(events, i);
+        step(events, i);
+      }
+    }
+  }
+
+  // The first event from `first` on that the allocator must be told the time of; `last` where there is none.
+  // Times do not go back.
+  std::size_t first_due(const Events& events, std::size_t first, std::size_t last) const {
+    if constexpr (KeepsTime<A>) {
+      if (events.time_ns.empty() || events.time_ns[last - 1] < deadline_ns_) return last;
+      const auto times = events.time_ns.subspan(first, last - first);
+      return first + static_cast<std::size_t>(std::ranges::lower_bound(times, deadline_ns_) - times.begin());
+    }
+    return last;
+  }
+
+  void tell_time(const Events& events, std::size_t i) {
+    if constexpr (KeepsTime<A>) {
+      if (events.time_ns.empty()) return;
+      if constexpr (Ticks<A>) {
+        Ticker ticker = allocator_.ticker();
+        ticker.follow(events.time_ns[i]);
+        allocator_.set_ticker(ticker);
+      }
+      if (events.time_ns[i] >= deadline_ns_) allocator_.advance(events.time_ns[i]);
+    }
+  }
+
+  // Exchanges events up to `end`, not included, and returns the first that takes the long way, if any.
+  template <bool kPlacing>
+  std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
     // Behind the last event of the batch nothing is known to be fetched ahead.
     const std::size_t count = events.op.size();
-    const std::size_t ahead = std::clamp(count - std::min(count, kPrefetchBlock), first, last);
-    run<kPlacing>(events, first, ahead, kPrefetchBlock, kPrefetchTarget);
-    run<kPlacing>(events, ahead, last, 0, 0);
+    const std::size_t ahead = std::clamp(count - std::min(count, kPrefetchBlock), first, end);
+    const std::size_t reached = exchange<kPlacing>(events, first, ahead, kPrefetchBlock, kPrefetchTarget);
+    return reached < ahead ? reached : exchange<kPlacing>(events, ahead, end, 0, 0);
   }
 
-  // block, target: how far ahead the block of an event is touched, and what the block names.
+  // block, target: how far ahead the block of an event is touched, and what the block names. Whatever the
+  // event will be: which it is cannot be foretold, and to guess wrong costs more than a line. Inlined by
+  // force: GCC takes a function that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, std::size_t block,
+                                       std::size_t target) const {
+    __builtin_prefetch(&blocks_[events.slot[i + block]], 1);
+    if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + target]]);
+  }
+
   template <bool kPlacing>
-  [[gnu::noinline]] void run(const Events& events, std::size_t first, std::size_t last, std::size_t block,
-                             std::size_t target) {
-    const std::uint64_t earlier = events_ - first;  // Of the batches before.
-    for (std::size_t i = first; i < last; ++i) {
-      __builtin_prefetch(&blocks_[events.slot[i + block]], 1);
-      // Whatever the event will be: which it is cannot be foretold, and to guess wrong costs more than a
-      // line.
-      if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + target]]);
-      if constexpr (KeepsTime<A>) {
-        if (!events.time_ns.empty() && is_due(events.time_ns[i])) [[unlikely]] {
-          allocator_.advance(events.time_ns[i]);
-          deadline_ns_ = allocator_.next_deadline_ns();
-          if (memory_changed()) [[unlikely]] {
-            events_ = earlier + i;
-            step(events, i);
-            continue;
-          }
-        }
+  [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end,
+                                         std::size_t block, std::size_t target) {
+    const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
+    const unsigned ops = exchanged_ops_;
+    Ticker ticker;
+    if constexpr (Ticks<A>) ticker = allocator_.ticker();
+    std::size_t i = first;
+    for (; i < end; ++i) {
+      prefetch(columns, i, block, target);
+      if constexpr (Ticks<A>) {
+        if (!columns.time_ns.empty()) ticker.follow(columns.time_ns[i]);
       }
-      if constexpr (Exchanges<A>) {
-        if (exchange(events, i)) [[likely]] {
-          if constexpr (kPlacing || A::kExchangesPages) events_ = earlier + i;
-          if constexpr (kPlacing) {
-            if (is_allocation(events.op[i])) place(blocks_[events.slot[i]]);
-          }
-          if constexpr (A::kExchangesPages) note_event(events.requested[i]);
-          continue;
-        }
+      if ((ops >> columns.op[i] & 1) == 0 || !exchange(columns, i)) [[unlikely]]
+        break;
+      if constexpr (kPlacing) {
+        if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
       }
-      events_ = earlier + i;
-      step(events, i);
+      if constexpr (A::kExchangesPages) {
+        note_event(columns.requested[i]);
+      } else if constexpr (kPlacing) {
+        ++events_;
+      }
     }
-    events_ = earlier + last;
-  }
-
-  [[gnu::always_inline]] bool is_due(std::int64_t time_ns) {
-    if constexpr (Ticks<A>) allocator_.tick(time_ns);
-    return time_ns >= deadline_ns_;
+    if constexpr (Ticks<A>) allocator_.set_ticker(ticker);
+    if constexpr (!A::kExchangesPages && !kPlacing) events_ += i - first;
+    return i;
   }
 
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
   [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
-    if ((exchanged_ops_ >> events.op[i] & 1) == 0) return false;
-    const Choice allocates(is_allocation(events.op[i]));
+    const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
     const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
     if (row == kNotExchanged) return false;
     if constexpr (HasClasses<A>) {
