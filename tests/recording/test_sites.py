@@ -122,6 +122,11 @@ def test_a_reallocation_has_the_site_of_its_own_call(with_lines):
     assert places(with_lines.one(20004, REALLOC))[0] == at("grow", "grow")
 
 
+def test_two_calls_of_one_function_from_one_frame_are_two_lines(with_lines):
+    assert at("twice", "first") in places(with_lines.one(10007))
+    assert at("twice", "second") in places(with_lines.one(10008))
+
+
 def test_recursion_shows_every_level(with_lines):
     assert places(with_lines.one(10005))[:5] == [
         at("dive", "bottom"),
