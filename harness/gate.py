@@ -117,6 +117,26 @@ def check_runs(
     return Verdicts(baseline.path, new_traces, changes, list(dict.fromkeys(notes)), faults)
 
 
+def name_in(baseline: Baseline, path: str, content: str | None = None) -> str | None:
+    """Return what a baseline calls a trace, by its path, else its content, else its file's name."""
+    name = named(path, baseline.path)
+    if name in baseline.traces:
+        return name
+    same = [key for key, kept in baseline.traces.items() if kept.digest == content]
+    same += [key for key in baseline.traces if PurePath(key).name == PurePath(path).name]
+    return same[0] if same else None
+
+
+def check_content(baseline: Baseline, name: str, path: str, content: str) -> None:
+    """Raise HarnessError where a file holds another trace than the baseline's of that name."""
+    expected = baseline.traces[name].digest
+    if expected != content:
+        raise HarnessError(
+            f"{path}: holds another trace than {baseline.path} is of ({content[:15]}, expected "
+            f"{expected[:15]}); restore it, or say --new-traces if it was recorded anew"
+        )
+
+
 def chance(a: Sequence[float], b: Sequence[float]) -> float:
     """Return how likely two samples of one distribution differ at least as much (Mann and Whitney, 1947).
 
@@ -137,21 +157,13 @@ def chance(a: Sequence[float], b: Sequence[float]) -> float:
 def _name_of(baseline: Baseline, trace: Mapping[str, Any], new_traces: bool) -> str:
     """Return the trace of a baseline that a result is of."""
     path, content = trace["path"], identity(trace)
-    name = named(path, baseline.path)
-    if name not in baseline.traces:
-        same = [key for key, kept in baseline.traces.items() if kept.digest == content]
-        same += [key for key in baseline.traces if PurePath(key).name == PurePath(path).name]
-        if not same:
-            raise HarnessError(
-                f"{path}: {baseline.path} has no such trace; it has {', '.join(baseline.traces) or 'none'}"
-            )
-        name = same[0]
-    kept = baseline.traces[name]
-    if kept.digest != content and not new_traces:
+    name = name_in(baseline, path, content)
+    if name is None:
         raise HarnessError(
-            f"{path}: holds another trace than {baseline.path} is of ({content[:15]}, expected "
-            f"{kept.digest[:15]}); restore it, or say --new-traces if it was recorded anew"
+            f"{path}: {baseline.path} has no such trace; it has {', '.join(baseline.traces) or 'none'}"
         )
+    if not new_traces:
+        check_content(baseline, name, path, content)
     return name
 
 
