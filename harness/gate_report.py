@@ -30,6 +30,7 @@ _VERDICTS: dict[Verdict, str] = {
     "changed": "not judged",
     "~": "~",
 }
+_COMMANDS: dict[Verdict, str] = {"regression": "error", "warning": "warning", "improvement": "notice"}
 _HEADINGS = ["trace", "allocator", "metric", "before", "after", "difference", "change", "allowed", "verdict"]
 
 # GitHub takes comments of 65,536 characters; a row has some 150.
@@ -58,7 +59,7 @@ def check_text(verdicts: Verdicts, form: Literal["table", "markdown"]) -> str:
     if loud:
         parts += _table(loud, form)
     if quiet:
-        parts.append(f"<details><summary>{len(quiet)} changes fail nothing</summary>")
+        parts.append(f"<details><summary>{_counted(len(quiet), 'change')} that fail nothing</summary>")
         parts += [*_table(quiet, form), "</details>"]
     parts += [prose(form, f"note: {note}") for note in verdicts.notes]
     parts += [prose(form, f"not compared: {_line(fault)}") for fault in verdicts.faults]
@@ -135,13 +136,13 @@ def github_annotations(verdicts: Verdicts, baseline_text: str) -> Iterator[str]:
 
     The commands are described in GitHub's documentation, "Workflow commands for GitHub Actions".
     """
-    for verdict, command in (("regression", "error"), ("warning", "warning"), ("improvement", "notice")):
-        for change in verdicts.changes:
-            if change.verdict == verdict:
-                name = named(change.trace, verdicts.baseline)
-                line = line_of(baseline_text, name, change.label, change.row.name)
-                title = f"{change.label}: {change.row.name}"
-                yield _command(command, verdicts.baseline, line, title, sentence(change))
+    # GitHub shows ten of a kind, so that the greatest stand first.
+    for verdict, command in _COMMANDS.items():
+        for change in _ordered(verdicts, verdict):
+            name = named(change.trace, verdicts.baseline)
+            line = line_of(baseline_text, name, change.label, change.row.name)
+            title = f"{change.label}: {change.row.name}"
+            yield _command(command, verdicts.baseline, line, title, sentence(change))
     for fault in verdicts.faults:
         yield _command("error", verdicts.baseline, None, "not compared", _line(fault))
 

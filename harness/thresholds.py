@@ -56,10 +56,10 @@ _DEFAULTS: Mapping[Case, Mapping[str, Threshold]] = {
         EVERY: Threshold(0.001, 0),
     },
     "new-traces": {
-        "bytes": Threshold(0.02, 16 * _PAGE_BYTES),
-        "ratio": Threshold(0.02, 0.01),
-        "share": Threshold(0.02, 0.01),
-        "ns": Threshold(0.05, 0.5),
+        "bytes": Threshold(0.03, 16 * _PAGE_BYTES),
+        "ratio": Threshold(0.05, 0.05),
+        "share": Threshold(0.05, 0.01),
+        "ns": Threshold(0.1, 1),
         EVERY: Threshold(0.05, 0),
     },
     "libraries": {
