@@ -140,7 +140,7 @@ def github_annotations(verdicts: Verdicts, baseline_text: str) -> Iterator[str]:
     for verdict, command in _COMMANDS.items():
         for change in _ordered(verdicts, verdict):
             name = named(change.trace, verdicts.baseline)
-            line = line_of(baseline_text, name, change.label, change.row.name)
+            line = line_of(baseline_text, name, change.kept_label, change.row.name)
             title = f"{change.label}: {change.row.name}"
             yield _command(command, verdicts.baseline, line, title, sentence(change))
     for fault in verdicts.faults:
@@ -172,6 +172,8 @@ def _counted(count: int, noun: str) -> str:
 
 def _advice(verdicts: Verdicts) -> Iterator[str]:
     """Say what to do."""
+    if any(change.label != change.kept_label for change in verdicts.changes):
+        return  # Other options were tried, and the baseline's are meant to stay.
     command = f"harness check {verdicts.baseline} --update"
     if verdicts.new_traces:
         command += " --new-traces"

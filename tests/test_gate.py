@@ -114,8 +114,16 @@ def test_traces_without_a_digest_are_known_by_their_totals():
 def test_other_options_of_one_allocator_are_compared_and_said():
     before = kept(result(run("go", options={"gogc": 100}, **{MEAN: MIB})))
     checked = gate.check_runs(before, [result(run("go:gogc=50", options={"gogc": 50}, **{MEAN: MIB}))])
-    assert [change.label for change in checked.changes] == ["go"]
-    assert checked.notes == ["go: options differ: gogc 100 -> 50"]
+    assert [(change.label, change.kept_label) for change in checked.changes] == [("go:gogc=50", "go")]
+    assert checked.notes == ["go:gogc=50 against go: options differ: gogc 100 -> 50"]
+
+
+def test_of_several_runs_of_an_allocator_the_one_with_its_defaults_is_compared():
+    before = kept(result(run("go", **{MEAN: 1}), run("go:gogc=50", **{MEAN: 2})))
+    checked = gate.check_runs(
+        before, [result(run("go:gogc=20", **{MEAN: 1}), run("go:gogc=10", **{MEAN: 1}))]
+    )
+    assert [(change.kept_label, change.verdict) for change in checked.changes] == [("go", "equal")] * 2
 
 
 def test_an_allocator_that_the_baseline_does_not_have_is_a_fault():

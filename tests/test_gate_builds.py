@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -83,8 +84,8 @@ def test_a_byte_of_header_is_caught_with_metric_allocator_trace_and_amount(with_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flag", ["-O3", "-O0"])
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+# What is installed is built by GCC, optimised.
+@pytest.mark.parametrize(("compiler", "flag"), [("g++", "-O0"), ("clang++", "-O3"), ("clang++", "-O0")])
 def test_every_compiler_makes_the_same_numbers_wherever_they_are_loaded(
     compiler, flag, tmp_path, monkeypatch
 ):
@@ -100,4 +101,7 @@ def test_every_compiler_makes_the_same_numbers_wherever_they_are_loaded(
         done = harness("check", cwd=ROOT, env=environment, before=fixed)
         assert done.returncode == 0, done.stdout + done.stderr
         print(f"\n{compiler} {flag} {' '.join(fixed) or 'address randomisation on'}: {done.stdout}")
-        assert "no regressions, no warnings, no improvements; 344 equal numbers" in done.stdout
+        assert re.fullmatch(
+            r"traces/baseline\.json: no regressions, no warnings, no improvements; \d+ equal numbers\n",
+            done.stdout,
+        )
