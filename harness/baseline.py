@@ -189,7 +189,7 @@ def to_json(baseline: Baseline) -> str:
         head["metrics"] = sorted(baseline.chosen)
     # The head stands first, so that a reader knows what he reads; all below it is sorted.
     ordered = {**head, "traces": json.loads(json.dumps(traces, sort_keys=True))}
-    return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(ordered, indent=1) + "\n"
 
 
 def with_traces(baseline: Baseline, newer: Baseline) -> Baseline:
@@ -248,7 +248,7 @@ def line_of(text: str, trace: str, label: str, metric: str) -> int | None:
     for number, line in enumerate(text.splitlines(), 1):
         depth, name = wanted[0]
         bare = line.lstrip(" ")
-        if len(line) - len(bare) == depth and bare.startswith(f"{json.dumps(name, ensure_ascii=False)}:"):
+        if len(line) - len(bare) == depth and bare.startswith(f"{json.dumps(name)}:"):
             del wanted[0]
             if not wanted:
                 return number

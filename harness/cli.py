@@ -567,6 +567,8 @@ def check(
     BASELINE.json it is the one that pyproject.toml names, else harness-baseline.json.
     """
     _before_arrow_is_loaded()
+    from pathlib import Path
+
     from harness import baseline, gate_replay, gate_report, thresholds
     from harness.allocator import find
 
@@ -591,7 +593,7 @@ def check(
     found = gate_replay.check(kept, configured.thresholds, traces, specs, how)
     click.echo(gate_report.check_text(found, "table"), nl=False)
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        for line in gate_report.github_annotations(found, baseline.to_json(kept)):
+        for line in gate_report.github_annotations(found, Path(path).read_text(encoding="utf-8")):
             click.echo(line)
     if markdown is not None:
         _print(gate_report.check_text(found, "markdown"), markdown)

@@ -233,8 +233,8 @@ class _Checked:
     ) -> None:
         if metric.unit == "ns" and self._processor is not None and kept.processor != self._processor:
             self.notes.append(
-                f"{labels.now}: times are of another processor than the baseline's, {kept.processor}, and were "
-                f"not compared"
+                f"{labels.now}: times are of another processor than the baseline's, {kept.processor}, "
+                f"and were not compared"
             )
             return
         samples = [value if isinstance(value, list) else [value] for value in (before, now)]

@@ -64,7 +64,7 @@ def check_text(verdicts: Verdicts, form: Literal["table", "markdown"]) -> str:
     parts += [prose(form, f"note: {note}") for note in verdicts.notes]
     parts += [prose(form, f"not compared: {_line(fault)}") for fault in verdicts.faults]
     parts += [prose(form, advice) for advice in _advice(verdicts)]
-    return "\n\n".join(parts) + "\n"
+    return _encodable("\n\n".join(parts) + "\n")
 
 
 def check_json(verdicts: Verdicts) -> str:
@@ -231,7 +231,12 @@ def _attributes(**texts: str) -> dict[str, str]:
 
 def _xml_text(text: str) -> str:
     """Return text without what XML 1.0 has no way to write: control characters, halves of surrogates."""
-    return cell_text(text, "table").encode("utf-8", "replace").decode()
+    return _encodable(cell_text(text, "table"))
+
+
+def _encodable(text: str) -> str:
+    """Return text that can be written: a file's name need not be of characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _command(command: str, file: str, line: int | None, title: str, message: str) -> str:

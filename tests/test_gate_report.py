@@ -96,6 +96,14 @@ def test_the_markdown_is_a_table_when_it_is_rendered(found):
     assert "<details><summary>2 changes that fail nothing</summary>" in html
 
 
+def test_a_name_that_is_not_of_characters_can_be_written():
+    found, text = checked(path="traces/\udcff.parquet")
+    for written in (gate_report.check_text(found, "table"), gate_report.check_text(found, "markdown")):
+        assert "traces/?.parquet" in written
+        written.encode()
+    text.encode()
+
+
 @pytest.mark.parametrize("label", ["a|b", "<b>x</b>", "`x`", "*x*", "x:path=/lib/_y_.so", "line\nbreak"])
 def test_names_of_any_characters_stand_in_the_rendered_table(label):
     html = (

@@ -46,7 +46,19 @@ def test_a_tier_includes_no_python_header(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["costs", "explanation", "explanation_report", "metrics", "report", "results"]
+    "name",
+    [
+        "baseline",
+        "costs",
+        "explanation",
+        "explanation_report",
+        "gate",
+        "gate_report",
+        "metrics",
+        "report",
+        "results",
+        "thresholds",
+    ],
 )
 def test_numbers_and_tables_need_neither_arrow_nor_native_code(name):
     loaded = modules_after(f"import harness.{name}")

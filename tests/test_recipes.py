@@ -1,10 +1,11 @@
-"""What docs/gate.md and action.yml tell a CI service to do is valid, and does what they say."""
+"""docs/gate.md says what the gate does, and it and action.yml tell CI what is valid and works."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,39 @@ import xmlschema
 from ruamel.yaml import YAML
 from support import harness, random_rows, write_trace
 
+from harness.baseline import LIBRARY_METRICS, MODEL_METRICS
+from harness.metrics import DEFINITIONS
+from harness.thresholds import Thresholds
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "gate.md").read_text()
 YAMLS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
 SHELLS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
 ACTION = YAML(typ="safe").load((ROOT / "action.yml").read_text())
+
+
+def test_the_example_of_a_gate_is_what_it_prints():
+    ((command, shown),) = re.findall(r"`(harness check traces/[^`]*)`:\n\n```\n(.*?)^```", PAGE, re.M | re.S)
+    done = harness(*shlex.split(command)[1:], cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == shown
+
+
+def test_the_page_of_the_gate_has_its_metrics_and_thresholds():
+    rows = re.findall(r"^\| (?:`(\w+)`)? \| (?:`(\w+)`)? \|$", PAGE, re.M)
+    columns = [tuple(filter(None, column)) for column in zip(*rows, strict=True)]
+    assert columns == [MODEL_METRICS, LIBRARY_METRICS]
+    bytes_metric, ns_metric = (DEFINITIONS[name] for name in ("waste_bytes", "modelled_ns_per_event"))
+    for case, name in (
+        ("thresholds", "a model, the same trace"),
+        ("new-traces", "a model, a trace recorded anew"),
+        ("libraries", "a real library"),
+    ):
+        (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| {name} |"))
+        for_bytes, for_ns = (Thresholds().of(metric, case) for metric in (bytes_metric, ns_metric))
+        assert f"| {100 * for_bytes.relative:g} %, {for_bytes.absolute // 1024} KiB |" in row
+        assert f"| {100 * for_ns.relative:g} %, {for_ns.absolute:g} ns |" in row
+        assert row.endswith({"fail": "| fails |", "warn": "| warns |"}[for_bytes.severity])
 
 
 def is_valid(schema, file):
