@@ -765,7 +765,7 @@ def plot(
     A SOURCE is a trace, which is replayed, or what a replay kept: a directory (--save) or a .json file.
     """
     _before_arrow_is_loaded()
-    from harness.allocator import find
+    from harness.allocator import DEFAULT_ALLOCATORS, find
     from harness.plot import Destination, Look
     from harness.replay import Settings, replay_all
     from harness.results import TraceRuns, is_kept, load
@@ -774,7 +774,7 @@ def plot(
     traces = [source for source in sources if source not in kept]
     if allocators and not traces:
         raise click.UsageError("-a says what replays a trace, and there is none among the sources")
-    specs = [spec for text in allocators or ("go", "tcmalloc", "ideal") for spec in find(text)]
+    specs = [spec for text in allocators or DEFAULT_ALLOCATORS for spec in find(text)]
     results = [result for source in kept for result in load(source)[0]]
     destination = Destination(output, len(traces) + len(results), figures, Look(x, classes_shown))
     settings = Settings(samples, _chosen_noscan(noscan), census=destination.shows_classes)

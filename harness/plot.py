@@ -303,7 +303,7 @@ def waste(result: TraceRuns, look: Look) -> Figure:
     }
     legend = [_patch(tint) for tint in causes.values()]
     most_rows = max(len(rows) for rows in shown)
-    has_census = all("occupancy_spans" in row for run in runs for row in run.classes)
+    has_census = all(run.has_census for run in runs)
     page = _Page(
         result,
         f"size classes that waste most, at the {'peak' if has_census else 'fullest sample'}",

@@ -70,7 +70,7 @@ def test_the_table_of_distributions_is_what_their_files_hold(name):
 
 
 @pytest.mark.parametrize(
-    ("command", "output"), re.findall(r"^```sh\n(.*?)\n```\n\n```\n(.*?)```", WASTE + SITES, re.M | re.S)
+    ("command", "output"), re.findall(r"^```sh\n([^\n]*)\n```\n\n```\n(.*?)```", WASTE + SITES, re.M | re.S)
 )
 def test_the_waste_of_the_page_is_what_the_command_prints(command, output):
     assert harness(*shlex.split(command)[1:], cwd=ROOT).stdout == output

@@ -392,9 +392,9 @@ class Go {
   [[gnu::noinline]] std::uint32_t exchange_slowly(P& p, SpanClass wanted, Block& block, std::uint64_t size,
                                                   bool noscan) {
     if (collector_.marking()) return harness::kNotExchanged;
-    const bool finds = wanted != 0
-                           ? p.mcache.next_word(wanted, heap_.spans().bits(), false)
-                           : size == 0 || p.tiny.fits(size) || p.mcache.at(kTinySpanClass).alloc_cache != 0;
+    const bool finds = wanted != 0 ? p.mcache.next_word(wanted, heap_.spans().bits(), false)
+                                   : size == 0 || (size < kTinyBytes && p.tiny.fits(size)) ||
+                                         p.mcache.at(kTinySpanClass).alloc_cache != 0;
     if (!finds) return harness::kNotExchanged;
     running_ = &p;
     block = allocate_on(p, {.size = size, .noscan = noscan});
@@ -410,18 +410,18 @@ class Go {
       return {.span_class = make_span_class(1, true), .kind = Kind::kZeroSize};
     }
     // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
-    // only.
-    if (!request.noscan) {
-      size = round_up(size, 8);
-      sizes_rounded_to_words_ += size != request.size;
-    }
+    // only. Nothing foretells which objects hold pointers, so nothing branches on it.
+    const std::uint64_t granule = request.noscan ? 1 : 8;
+    size = (size + granule - 1) & -granule;
+    sizes_rounded_to_words_ += size != request.size;
     if (request.alignment > 8) {
       size = round_up(size, request.alignment);
       ++alignments_met_by_size_;
     }
     if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
-    if (request.noscan && size < kTinyBytes) return allocate_tiny(p, size);
-    return allocate_small(p, small_span_class(size, request.noscan));
+    const SpanClass span_class = kUntinySpanClass[(size + 7) / 8][request.noscan];
+    if (span_class != 0) return allocate_small(p, span_class);
+    return size < kTinyBytes ? allocate_tiny(p, size) : allocate_small(p, kTinySpanClass);
   }
 
   static std::uint64_t round_up(std::uint64_t bytes, std::uint64_t multiple) {

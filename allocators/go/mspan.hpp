@@ -101,6 +101,15 @@ struct SlotBits {
   }
   std::uint32_t live_count(const Span& owner) const { return count(live, owner); }
   std::uint32_t mark_count(const Span& owner) const { return count(mark, owner); }
+  // Makes the marked slots the allocated ones. Returns how many these are.
+  std::uint32_t allocate_marked(const Span& owner) {
+    int slots = 0;
+    for (std::uint32_t word = owner.word; word < owner.word + owner.words(); ++word) {
+      alloc[word] = mark[word];
+      slots += std::popcount(mark[word]);
+    }
+    return static_cast<std::uint32_t>(slots);
+  }
 };
 
 // Bytes of the spans of one class, by who holds them. Together they are the class's span bytes.

@@ -94,13 +94,10 @@ class Sweeper final : public Reclaims, public Sweeps {
     ++counters_.spans;
     pages_swept_ += span.pages;
     SlotBits& bits = heap_.spans().bits();
-    const std::uint32_t marked = bits.mark_count(span);
+    const std::uint32_t marked = bits.allocate_marked(span);
     const std::uint32_t freed = span.alloc_count - marked;
     pacer_.total_free += freed * span.element_bytes;
     heap_.occupancy().note_swept(span, freed);
-    for (std::uint32_t word = span.word; word < span.word + span.words(); ++word) {
-      bits.alloc[word] = bits.mark[word];
-    }
     span.alloc_count = static_cast<std::uint16_t>(marked);
     span.freeindex = 0;
     span.sweepgen = sweepgen_;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -75,6 +76,11 @@ class StackSites {
     std::uint64_t bias;
     std::uint32_t module;
   };
+  struct Recent {
+    std::uint64_t address = 0;  // No code stands there.
+    std::uint32_t number = 0;
+  };
+  static constexpr int kRecentBits = 12;
   struct AddressHash {
     std::size_t operator()(const ModuleAddress& of) const {
       return static_cast<std::size_t>((of.address ^ static_cast<std::uint64_t>(of.module) << 48) *
@@ -104,6 +110,7 @@ class StackSites {
     const auto known = std::find(modules_.begin(), modules_.end(), module);
     const auto number = static_cast<std::uint32_t>(known - modules_.begin());
     if (known == modules_.end()) modules_.push_back(std::move(module));
+    recent_.fill({});
     // What stood there before was unloaded.
     auto next = mapped_.lower_bound(raw.begin);
     if (next != mapped_.begin() && std::prev(next)->second.end > raw.begin) --next;
@@ -112,7 +119,8 @@ class StackSites {
   }
 
   void add_stack() {
-    std::vector<std::uint32_t> stack(chain_.size() / sizeof(std::uint64_t));
+    std::vector<std::uint32_t>& stack = stack_;
+    stack.resize(chain_.size() / sizeof(std::uint64_t));
     for (std::size_t i = 0; i < stack.size(); ++i) {
       std::uint64_t address;
       std::memcpy(&address, chain_.data() + i * sizeof address, sizeof address);
@@ -122,7 +130,14 @@ class StackSites {
     site_of_number_[chain_number_] = site_with(stack);
   }
 
+  // Most frames of a stack were on the ones before it.
   std::uint32_t number_of(std::uint64_t address) {
+    Recent& recent = recent_[(address * UINT64_C(0x9E3779B97F4A7C15)) >> (64 - kRecentBits)];
+    if (recent.address != address) recent = {address, looked_up(address)};
+    return recent.number;
+  }
+
+  std::uint32_t looked_up(std::uint64_t address) {
     ModuleAddress found{kNoModule, address};
     auto next = mapped_.upper_bound(address);
     if (next != mapped_.begin()) {
@@ -162,10 +177,12 @@ class StackSites {
   std::uint64_t chain_bytes_ = 0;
   std::uint32_t chain_number_ = 0;
   std::string chain_;
+  std::vector<std::uint32_t> stack_;  // Of the chain; kept for its memory.
   bool is_in_chain_ = false;
 
   std::vector<Module> modules_;
   std::map<std::uint64_t, Mapped> mapped_;  // By begin; they do not overlap.
+  std::array<Recent, std::size_t{1} << kRecentBits> recent_;
   std::vector<ModuleAddress> addresses_;
   std::unordered_map<ModuleAddress, std::uint32_t, AddressHash> number_of_address_;
   std::vector<std::uint32_t> frames_;

@@ -521,13 +521,14 @@ static inline bool step(uint64_t rule, struct place* at, uintptr_t* slot, bool* 
  * and whether they are is quicker to see than to find out again, because no load waits for another one. From
  * a frame in the same place all that a walk reads is the callers' return addresses and what they saved of
  * rbp. */
+#define REMEMBERED_FRAMES 32 /* Of the innermost: a thread may have a stack of 16 KiB, in which they lie. */
 struct walked {
   struct place at;
   uintptr_t slot; /* As step() said, with what stood there. */
   uintptr_t slot_value;
 };
 static _Thread_local struct {
-  struct walked frames[2][RAW_MAX_FRAMES];
+  struct walked frames[2][REMEMBERED_FRAMES];
   size_t count;
   unsigned newest;
   bool is_busy; /* A signal handler walks without it. */
@@ -584,13 +585,17 @@ static size_t walk_stack(const void* entry, uintptr_t* addresses, size_t limit, 
   bool is_memorable = keeps; /* What lies behind a frame that is found in another way is not. */
   bool is_exact = false;
   while (count + signals < limit) {
+    is_memorable = is_memorable && kept < REMEMBERED_FRAMES;
     if (is_memorable) {
       while (old_at < old_count && old[old_at].at.rsp < at.rsp) ++old_at;
       if (old_at < old_count && is_at(&old[old_at], &at) && is_readable(old[old_count - 1].at.rsp)) {
         for (;;) {
           addresses[count++] = old[old_at].at.address;
           new[kept++] = old[old_at];
-          if (count + signals >= limit || old_at + 1 == old_count || !still_follows(&old[old_at + 1])) break;
+          if (count + signals >= limit || kept == REMEMBERED_FRAMES || old_at + 1 == old_count ||
+              !still_follows(&old[old_at + 1])) {
+            break;
+          }
           ++old_at;
         }
         if (count + signals >= limit) break;

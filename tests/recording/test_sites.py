@@ -122,6 +122,11 @@ def test_a_reallocation_has_the_site_of_its_own_call(with_lines):
     assert places(with_lines.one(20004, REALLOC))[0] == at("grow", "grow")
 
 
+def test_two_calls_of_one_function_from_one_frame_are_two_lines(with_lines):
+    assert at("twice", "first") in places(with_lines.one(10007))
+    assert at("twice", "second") in places(with_lines.one(10008))
+
+
 def test_recursion_shows_every_level(with_lines):
     assert places(with_lines.one(10005))[:5] == [
         at("dive", "bottom"),
@@ -265,6 +270,11 @@ def test_each_thread_has_its_own_stacks_and_all_share_the_rest(build, tmp_path):
         ]
     # Two hundred stacks and some of the C library's, however many threads found them at once.
     assert len(stacks.sites) < 100
+
+
+def test_a_thread_with_the_smallest_stack_is_recorded_too(build, tmp_path):
+    record_sites(tmp_path, build("small_stack.c"))
+    assert functions(Stacks(tmp_path / "out.parquet").one(10031))[:2] == ["on_small_stack", "run"]
 
 
 def test_only_what_allocates_has_a_site(build, tmp_path):

@@ -48,12 +48,25 @@ __attribute__((noinline)) void aligned_anew(int count) {
   sink = std::malloc(10006);  // LINE aligned
 }
 
+__attribute__((noinline)) void passed_on(std::size_t bytes) {
+  sink = std::malloc(bytes);
+  asm volatile("");
+}
+
+// From the second call on all that differs is the return address of the outer frame.
+__attribute__((noinline)) void twice() {
+  passed_on(10007);  // LINE first
+  passed_on(10008);  // LINE second
+  asm volatile("");
+}
+
 int main(int count, char** arguments) {
   direct();
   outer();
   shop::Basket basket;
   basket.fill(10003);
   grow();
+  twice();
   dive(count > 1 ? std::atoi(arguments[1]) : 3);
   aligned_anew(count * 100);
   return 0;

@@ -18,12 +18,12 @@ __asm__(
     ".size untabled, .-untabled\n"
     ".globl liar\n"
     ".type liar, @function\n"
-    "liar:\n" /* Its tables say that rbp is the frame, and it is not. */
+    "liar:\n" /* Its tables say that rbp is the frame, and it points above the stack. */
     "  .cfi_startproc\n"
     "  push %rbp\n"
     "  .cfi_def_cfa_offset 16\n"
     "  .cfi_offset %rbp, -16\n"
-    "  mov $0x7000000000, %rbp\n"
+    "  lea 0x10000000(%rsp), %rbp\n"
     "  .cfi_def_cfa_register %rbp\n"
     "  mov $10012, %edi\n"
     "  call malloc@PLT\n"
