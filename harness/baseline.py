@@ -80,6 +80,7 @@ class Baseline:
     path: str
     traces: Mapping[str, KeptTrace]  # By path, relative to the file's folder.
     noscan: str | None = None  # As --noscan was given.
+    chosen: tuple[str, ...] = ()  # The metrics, where they are not MODEL_METRICS and LIBRARY_METRICS.
     harness: str = __version__
 
     def located(self, trace: str) -> str:
@@ -136,6 +137,7 @@ def make(
             for name, each in repeated.items()
         },
         noscan,
+        tuple(chosen),
     )
 
 
@@ -182,10 +184,12 @@ def to_json(baseline: Baseline) -> str:
         }
         for name, trace in baseline.traces.items()
     }
-    head = {"schema": SCHEMA, "harness": baseline.harness, "noscan": baseline.noscan}
+    head: dict[str, Any] = {"schema": SCHEMA, "harness": baseline.harness, "noscan": baseline.noscan}
+    if baseline.chosen:
+        head["metrics"] = sorted(baseline.chosen)
     # The head stands first, so that a reader knows what he reads; all below it is sorted.
     ordered = {**head, "traces": json.loads(json.dumps(traces, sort_keys=True))}
-    return json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(ordered, indent=1) + "\n"
 
 
 def with_traces(baseline: Baseline, newer: Baseline) -> Baseline:
@@ -231,6 +235,26 @@ def load(path: str, *, any_version: bool = False) -> Baseline:
     return baseline
 
 
+def size_text(baseline: Baseline) -> str:
+    """Return how much a baseline holds, in words."""
+    runs = [run for trace in baseline.traces.values() for run in trace.runs.values()]
+    numbers = sum(len(run.metrics) for run in runs)
+    return f"{len(baseline.traces):,} traces, {len(runs):,} runs, {numbers:,} numbers"
+
+
+def line_of(text: str, trace: str, label: str, metric: str) -> int | None:
+    """Return in which line of a baseline's text a number stands, from 1 on; None where it is not found."""
+    wanted = [(2, trace), (4, label), (6, metric)]
+    for number, line in enumerate(text.splitlines(), 1):
+        depth, name = wanted[0]
+        bare = line.lstrip(" ")
+        if len(line) - len(bare) == depth and bare.startswith(f"{json.dumps(name)}:"):
+            del wanted[0]
+            if not wanted:
+                return number
+    return None
+
+
 def _kept(runs: Sequence[Run], chosen: Sequence[str], processor: str | None) -> KeptRun:
     run = runs[0]
     for each in runs:
@@ -258,6 +282,7 @@ def _baseline(path: str, found: Mapping[str, Any]) -> Baseline:
         path,
         {name: _trace(name, trace) for name, trace in found["traces"].items()},
         noscan,
+        tuple(found.get("metrics", ())),
         _text(found, "harness", "harness"),
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.allocator import Spec
     from harness.commits import Commit
     from harness.comparison import Side
+    from harness.gate_replay import How
     from harness.plot import Destination
     from harness.results import TraceRuns
     from harness.trace import Noscan
@@ -537,6 +538,133 @@ def _replayed_sides(
         raise faults[0]
     of_each = [[TraceRuns(each.trace, [each.runs[index]]) for each in results] for index in range(2)]
     return Side(a, of_each[0]), Side(b, of_each[1]), faults
+
+
+@cli.command()
+@click.argument("arguments", metavar="[BASELINE.json] [TRACE...]", nargs=-1)
+@click.option("--update", is_flag=True, help="Write the baseline: of what is given, else of what it has.")
+@click.option(
+    "-a",
+    "--allocator",
+    "allocators",
+    multiple=True,
+    metavar="NAME[:key=value,...]",
+    help="Hold these against the baseline's runs of the same allocators; with --update, keep these.",
+)
+@click.option(
+    "--metric",
+    "chosen",
+    multiple=True,
+    metavar="NAME",
+    help="With --update: keep this number; may be given again  [default: docs/gate.md].",
+)
+@click.option(
+    "--new-traces",
+    is_flag=True,
+    help="The traces were recorded anew: compare the program's memory, by thresholds for that.",
+)
+@click.option("--any-version", is_flag=True, help="Take a baseline of another version of harness, too.")
+@click.option(
+    "--config",
+    metavar="FILE.toml",
+    help="Where thresholds stand  [default: [tool.harness.check] of the nearest pyproject.toml].",
+)
+@click.option(
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often real libraries are measured; fewer than 5 tell nothing from chance.",
+)
+@click.option("--markdown", metavar="FILE", help="Write what was found as Markdown, too.")
+@click.option("--junit", metavar="FILE", help="Write it as JUnit XML, too.")
+@click.option("--json", "json_file", metavar="FILE", help="Write every number as JSON, too.")
+@click.option(
+    "--annotations/--no-annotations",
+    default=None,
+    help="Print annotations for GitHub  [default: where GITHUB_ACTIONS is true].",
+)
+@_noscan
+def check(
+    arguments: tuple[str, ...],
+    update: bool,
+    allocators: tuple[str, ...],
+    chosen: tuple[str, ...],
+    new_traces: bool,
+    any_version: bool,
+    config: str | None,
+    repetitions: int,
+    markdown: str | None,
+    junit: str | None,
+    json_file: str | None,
+    annotations: bool | None,
+    noscan: str | None,
+) -> int:
+    """Replay what a baseline names; exit 1 if memory got worse than thresholds allow (docs/gate.md).
+
+    The first time: harness check --update TRACE... -a NAME. From then on: harness check. Without
+    BASELINE.json it is the one that pyproject.toml names, else harness-baseline.json.
+    """
+    _before_arrow_is_loaded()
+    from pathlib import Path
+
+    from harness import baseline, gate_replay, gate_report, thresholds
+    from harness.allocator import find
+
+    configured = thresholds.configuration(config)
+    files = [text for text in arguments if text.endswith(".json")]
+    traces = [text for text in arguments if text not in files]
+    if len(files) > 1:
+        raise click.UsageError(f"found {len(files)} baselines, {' and '.join(files)}; expected one")
+    path = files[0] if files else configured.baseline or baseline.DEFAULT_PATH
+    specs = [spec for text in allocators for spec in find(text)]
+    how = gate_replay.How(new_traces, repetitions, _progress)
+    outputs = {"--markdown": markdown, "--junit": junit, "--json": json_file}
+    if update:
+        given = [option for option, file in outputs.items() if file is not None]
+        if given:
+            raise click.UsageError(f"{given[0]} is for what a check finds, and --update makes none")
+        _chosen_noscan(noscan)
+        return _update_baseline(path, traces, specs, how, any_version, chosen or configured.metrics, noscan)
+    if chosen or noscan is not None:
+        raise click.UsageError("--metric and --noscan are kept in the baseline: they go with --update")
+    kept = baseline.load(path, any_version=any_version)
+    found = gate_replay.check(kept, configured.thresholds, traces, specs, how)
+    click.echo(gate_report.check_text(found, "table"), nl=False)
+    if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        for line in gate_report.github_annotations(found, Path(path).read_text(encoding="utf-8")):
+            click.echo(line)
+    if markdown is not None:
+        _print(gate_report.check_text(found, "markdown"), markdown)
+    if junit is not None:
+        _print(gate_report.check_junit(found), junit)
+    if json_file is not None:
+        _print(gate_report.check_json(found), json_file)
+    for fault in found.faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return found.status
+
+
+def _update_baseline(
+    path: str,
+    traces: list[str],
+    specs: list[Spec],
+    how: How,
+    any_version: bool,
+    chosen: tuple[str, ...],
+    noscan: str | None,
+) -> int:
+    from harness import baseline, gate_replay
+
+    before = baseline.load(path, any_version=any_version) if os.path.exists(path) else None
+    baseline.check_metrics(chosen)
+    made, faults = gate_replay.update(path, before, traces, specs, how, chosen=chosen, noscan=noscan)
+    if not faults:
+        baseline.save(made)
+        click.echo(f"harness: wrote {path}: {baseline.size_text(made)}", err=True)
+    for fault in faults:
+        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+    return 2 if faults else 0
 
 
 @cli.command()

@@ -105,13 +105,13 @@ def compare(a: Side, b: Side, *, classes: bool = False, different_traces: bool =
     keys: list[Callable[[TraceRuns], Hashable]] = [_identity]
     if different_traces:
         keys += [lambda each: PurePath(each.trace["path"]).name, lambda each: None]
-    pairs, alone_a, alone_b = matched(a.results, b.results, keys)
-    if not pairs and alone_a and alone_b:
+    matched, alone_a, alone_b = _matched(a.results, b.results, keys)
+    if not matched and alone_a and alone_b:
         raise HarnessError(
             f"different traces: {_trace_text(alone_a[0])} in {a.name} and {_trace_text(alone_b[0])} in "
             f"{b.name}; --different-traces compares them all the same"
         )
-    traces = [_trace_pair(first, second, classes) for first, second in pairs]
+    traces = [_trace_pair(first, second, classes) for first, second in matched]
     if not any(each.pairs for each in traces):
         labels = [dict.fromkeys(run.label for each in side.results for run in each.runs) for side in (a, b)]
         of_a, of_b = (", ".join(each) or "nothing" for each in labels)
@@ -129,15 +129,15 @@ def _trace_pair(a: TraceRuns, b: TraceRuns, classes: bool) -> TracePair:
     keys.append(lambda run: run.allocator)
     if len(a.runs) == len(b.runs) == 1:
         keys.append(lambda run: None)
-    both, alone_a, alone_b = matched(a.runs, b.runs, keys)
-    pairs = [Pair(x, y, list(_rows(x, y, classes)), list(_notes(x, y, classes))) for x, y in both]
+    matched, alone_a, alone_b = _matched(a.runs, b.runs, keys)
+    pairs = [Pair(x, y, list(_rows(x, y, classes)), list(_notes(x, y, classes))) for x, y in matched]
     return TracePair(a.trace, b.trace, pairs, [run.label for run in alone_a], [run.label for run in alone_b])
 
 
 _Item = TypeVar("_Item")
 
 
-def matched(
+def _matched(
     a: Sequence[_Item], b: Sequence[_Item], keys: Sequence[Callable[[_Item], Hashable]]
 ) -> tuple[list[tuple[_Item, _Item]], list[_Item], list[_Item]]:
     """Return pairs in the order of `a`, and what is left of `a` and of `b`.

@@ -6,15 +6,35 @@ Computes nothing; the numbers are those of comparison.py, all of them in its JSO
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from harness.comparison import Comparison, Number, Pair, Row, TracePair
-from harness.report import UNIT_TEXTS, bytes_text, metric_heading, percent_text, prose, rows_csv, table
+from harness.comparison import Comparison, Pair, Row, TracePair
+from harness.report import (
+    Cell,
+    bytes_text,
+    count_text,
+    metric_heading,
+    ns_text,
+    percent_text,
+    prose,
+    ratio_text,
+    rows_csv,
+    table,
+)
 
 SCHEMA = "harness-compare/1"
 
+TEXTS: Mapping[str, Cell] = {
+    "bytes": bytes_text,
+    "ratio": ratio_text,
+    "share": percent_text,
+    "count": count_text,
+    "objects": ratio_text,
+    "per 1,000 events": ratio_text,
+    "ns": ns_text,
+}
 _SECTIONS = {
     "summary": None,
     "peak": "at peak committed:",
@@ -72,25 +92,32 @@ def _cells(rows: Sequence[Row]) -> Iterator[list[str]]:
         if row.section != section:
             section = row.section
             yield [_SECTIONS[section] or "", *[""] * 5]
-        text = UNIT_TEXTS[row.unit]
+        text = TEXTS[row.unit]
         heading = metric_heading(row.name) if section != "classes" else _class_heading(row.name)
         yield [
             heading if section == "summary" else f"· {heading}",
             text(row.a),
             text(row.b),
-            _signed(row.difference, _points_text if row.unit == "share" else text),
-            "" if row.change is None or row.is_equal else f"{100 * row.change:+,.1f} %",
+            difference_text(row),
+            change_text(row),
             row.verdict,
         ]
 
 
-def _points_text(value: float | None) -> str:
+def difference_text(row: Row) -> str:
+    """Return by how much a number changed, with its sign and in its unit."""
+    text = points_text if row.unit == "share" else TEXTS[row.unit]
+    return ("+" if row.difference is not None and row.difference > 0 else "") + text(row.difference)
+
+
+def change_text(row: Row) -> str:
+    """Return by what share a number changed."""
+    return "" if row.change is None or row.is_equal else f"{100 * row.change:+,.1f} %"
+
+
+def points_text(value: float | None) -> str:
     """Return a difference of two percentages, which is no percentage of either."""
     return percent_text(value) if value is None else f"{100 * value:.2f} points"
-
-
-def _signed(value: Number, text: Callable[[float | None], str]) -> str:
-    return ("+" if value is not None and value > 0 else "") + text(value)
 
 
 def _class_heading(name: str) -> str:

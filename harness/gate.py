@@ -11,11 +11,11 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness import metrics
 from harness.baseline import Baseline, KeptRun, KeptTrace, Value, identity, named, runs_by_label, value_of
-from harness.comparison import Row, matched, summary_row
+from harness.comparison import Row, summary_row
 from harness.errors import HarnessError
 from harness.results import Run, TraceRuns
 from harness.thresholds import Case, Threshold, Thresholds
@@ -34,7 +34,8 @@ class Change:
     """One number of one run, and what has become of it."""
 
     trace: str  # As it can be opened from here.
-    label: str  # Of the allocator, as the baseline calls it.
+    label: str  # Of the allocator.
+    kept_label: str  # Of the run in the baseline, which may have had other options.
     row: Row
     threshold: Threshold
     allowed: float  # The most by which it may get worse, in the metric's unit.
@@ -117,6 +118,26 @@ def check_runs(
     return Verdicts(baseline.path, new_traces, changes, list(dict.fromkeys(notes)), faults)
 
 
+def name_in(baseline: Baseline, path: str, content: str | None = None) -> str | None:
+    """Return what a baseline calls a trace, by its path, else its content, else its file's name."""
+    name = named(path, baseline.path)
+    if name in baseline.traces:
+        return name
+    same = [key for key, kept in baseline.traces.items() if kept.digest == content]
+    same += [key for key in baseline.traces if PurePath(key).name == PurePath(path).name]
+    return same[0] if same else None
+
+
+def check_content(baseline: Baseline, name: str, path: str, content: str) -> None:
+    """Raise HarnessError where a file holds another trace than the baseline's of that name."""
+    expected = baseline.traces[name].digest
+    if expected != content:
+        raise HarnessError(
+            f"{path}: holds another trace than {baseline.path} is of ({content[:15]}, expected "
+            f"{expected[:15]}); restore it, or say --new-traces if it was recorded anew"
+        )
+
+
 def chance(a: Sequence[float], b: Sequence[float]) -> float:
     """Return how likely two samples of one distribution differ at least as much (Mann and Whitney, 1947).
 
@@ -137,26 +158,32 @@ def chance(a: Sequence[float], b: Sequence[float]) -> float:
 def _name_of(baseline: Baseline, trace: Mapping[str, Any], new_traces: bool) -> str:
     """Return the trace of a baseline that a result is of."""
     path, content = trace["path"], identity(trace)
-    name = named(path, baseline.path)
-    if name not in baseline.traces:
-        same = [key for key, kept in baseline.traces.items() if kept.digest == content]
-        same += [key for key in baseline.traces if PurePath(key).name == PurePath(path).name]
-        if not same:
-            raise HarnessError(
-                f"{path}: {baseline.path} has no such trace; it has {', '.join(baseline.traces) or 'none'}"
-            )
-        name = same[0]
-    kept = baseline.traces[name]
-    if kept.digest != content and not new_traces:
+    name = name_in(baseline, path, content)
+    if name is None:
         raise HarnessError(
-            f"{path}: holds another trace than {baseline.path} is of ({content[:15]}, expected "
-            f"{kept.digest[:15]}); restore it, or say --new-traces if it was recorded anew"
+            f"{path}: {baseline.path} has no such trace; it has {', '.join(baseline.traces) or 'none'}"
         )
+    if not new_traces:
+        check_content(baseline, name, path, content)
     return name
 
 
-# A label, its allocator, and the run or its repetitions.
-_Side = tuple[str, str, Any]
+def _label_in(kept: KeptTrace, label: str, allocator: str) -> str | None:
+    """Return which run of a baseline another one is held against: of its label, or of its allocator.
+
+    Of several runs of the allocator that is the one with all options at their defaults.
+    """
+    if label in kept.runs:
+        return label
+    same = [each for each, run in kept.runs.items() if run.allocator == allocator]
+    return same[0] if len(same) == 1 else allocator if allocator in same else None
+
+
+class _Labels(NamedTuple):
+    """What a run is called, and what the baseline calls the one that it is held against."""
+
+    now: str
+    kept: str
 
 
 class _Checked:
@@ -173,26 +200,19 @@ class _Checked:
 
     def hold(self, kept: KeptTrace, runs: Mapping[str, Sequence[Run]]) -> None:
         """Hold the runs of a trace against those of the baseline."""
-        of_baseline: list[_Side] = [(label, run.allocator, run) for label, run in kept.runs.items()]
-        of_now: list[_Side] = [(label, each[0].allocator, each) for label, each in runs.items()]
-        pairs, _, alone = matched(
-            of_baseline,
-            of_now,
-            # What is left of one allocator on both sides has other options; more than one would be a guess.
-            [lambda side: side[0], lambda side: side[1]],
-        )
-        for (label, _, before), (_, _, now) in pairs:
+        for label, now in runs.items():
+            kept_label = _label_in(kept, label, now[0].allocator)
             failures = [run.failure for run in now if run.failure is not None]
-            if failures:
+            if kept_label is None:
+                known = ", ".join(kept.runs) or "none"
+                self.faults.append(HarnessError(f"{self.path}: the baseline has no {label}; it has {known}"))
+            elif failures:
                 self.faults.append(HarnessError(f"{self.path}: {failures[0]}"))
-                continue
-            self.notes += _notes(label, before, now[0])
-            self._compare(label, before, now)
-        for label, _, _ in alone:
-            known = ", ".join(kept.runs) or "none"
-            self.faults.append(HarnessError(f"{self.path}: the baseline has no {label}; it has {known}"))
+            else:
+                self.notes += _notes(kept_label, kept.runs[kept_label], now[0])
+                self._compare(_Labels(label, kept_label), kept.runs[kept_label], now)
 
-    def _compare(self, label: str, before: KeptRun, now: Sequence[Run]) -> None:
+    def _compare(self, labels: _Labels, before: KeptRun, now: Sequence[Run]) -> None:
         for name, value in before.metrics.items():
             metric = metrics.DEFINITIONS.get(name)
             found = value_of(now, name)
@@ -200,32 +220,34 @@ class _Checked:
                 self.notes.append(f"{name} is no metric of this version and was left out")
             elif found is None:
                 self.faults.append(
-                    HarnessError(f"{self.path}: {label}: {name} is unknown now, and the baseline has it")
+                    HarnessError(f"{self.path}: {labels.now}: {name} is unknown now, and the baseline has it")
                 )
             elif before.kind == "library":
-                self._measured(label, metric, before, value, found)
+                self._measured(labels, metric, before, value, found)
             else:
                 threshold = self._thresholds.of(metric, self._case)
-                self._judge(label, metric, threshold, _middle(value), _middle(found), None)
+                self._judge(labels, metric, threshold, _middle(value), _middle(found), None)
 
-    def _measured(self, label: str, metric: metrics.Metric, kept: KeptRun, before: Value, now: Value) -> None:
+    def _measured(
+        self, labels: _Labels, metric: metrics.Metric, kept: KeptRun, before: Value, now: Value
+    ) -> None:
         if metric.unit == "ns" and self._processor is not None and kept.processor != self._processor:
             self.notes.append(
-                f"{label}: times are of another processor than the baseline's, {kept.processor}, and were "
-                f"not compared"
+                f"{labels.now}: times are of another processor than the baseline's, {kept.processor}, "
+                f"and were not compared"
             )
             return
         samples = [value if isinstance(value, list) else [value] for value in (before, now)]
         if min(map(len, samples)) < ENOUGH_REPETITIONS:
             self.notes.append(
-                f"{label}: fewer than {ENOUGH_REPETITIONS} repetitions: nothing can be told from chance"
+                f"{labels.now}: fewer than {ENOUGH_REPETITIONS} repetitions: nothing can be told from chance"
             )
         threshold = self._thresholds.of(metric, "libraries")
-        self._judge(label, metric, threshold, _middle(before), _middle(now), chance(*samples))
+        self._judge(labels, metric, threshold, _middle(before), _middle(now), chance(*samples))
 
     def _judge(
         self,
-        label: str,
+        labels: _Labels,
         metric: metrics.Metric,
         threshold: Threshold,
         before: int | float,
@@ -236,7 +258,7 @@ class _Checked:
         (row,) = summary_row(metric.name, before, now, within_spread=is_chance)
         allowed = threshold.allowed(before)
         verdict = _verdict(row, threshold, allowed)
-        self.changes.append(Change(self.path, label, row, threshold, allowed, verdict, probability))
+        self.changes.append(Change(self.path, *labels, row, threshold, allowed, verdict, probability))
 
 
 def _verdict(row: Row, threshold: Threshold, allowed: float) -> Verdict:
@@ -258,14 +280,15 @@ def _middle(value: Value) -> int | float:
     return statistics.median(value) if isinstance(value, list) else value
 
 
-def _notes(label: str, before: KeptRun, now: Run) -> Iterator[str]:
+def _notes(kept_label: str, before: KeptRun, now: Run) -> Iterator[str]:
     """Say what of two runs differs beside their numbers."""
+    whose = now.label if now.label == kept_label else f"{now.label} against {kept_label}"
     if before.version != now.version:
-        yield f"{label}: versions differ: {before.version} in the baseline, {now.version} now"
+        yield f"{whose}: versions differ: {before.version} in the baseline, {now.version} now"
     differing = [
         f"{name} {before.options.get(name)} -> {now.options.get(name)}"
         for name in dict.fromkeys([*before.options, *now.options])
         if before.options.get(name) != now.options.get(name)
     ]
     if differing:
-        yield f"{label}: options differ: {', '.join(differing)}"
+        yield f"{whose}: options differ: {', '.join(differing)}"

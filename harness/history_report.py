@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from harness import metrics
+from harness.comparison_report import TEXTS
 from harness.history import SCHEMA, Change, History, Point, Series, changes, short
-from harness.report import UNIT_TEXTS, Cell, count_text, metric_heading, prose, rows_csv, sparkline, table
+from harness.report import Cell, count_text, metric_heading, prose, rows_csv, sparkline, table
 
 
 def history(found: History, form: str, *, least: float = 0.0, everything: bool = False) -> str:
@@ -68,7 +69,7 @@ def _bars(values: Sequence[float]) -> str:
 
 def _number_text(metric: str) -> Cell:
     defined = metrics.DEFINITIONS.get(metric)
-    return str if defined is None else UNIT_TEXTS[defined.unit]
+    return str if defined is None else TEXTS[defined.unit]
 
 
 def _date_text(date: datetime) -> str:

@@ -17,8 +17,10 @@ from typing import Any
 from harness import baseline, gate, metrics, thresholds
 from harness.allocator import find
 from harness.baseline import Baseline
+from harness.comparison import Row
+from harness.comparison_report import TEXTS, change_text, difference_text
 from harness.errors import HarnessError
-from harness.report import UNIT_TEXTS, metric_heading
+from harness.report import metric_heading
 from harness.results import Environment, Run, TraceRuns
 
 # The metrics that a census alone tells.
@@ -105,23 +107,20 @@ class Replayed:
 
     def told(self) -> Iterator[str]:
         """Yield in words what was read, and what it is in the baseline."""
-        before: Mapping[str, Any] = {}
+        rows: dict[str, Row] = {}
         try:
-            kept = self.session.baseline
-            verdicts = self._held(kept, new_trace=True)
-            before = {change.row.name: change.row.a for change in verdicts.changes}
+            verdicts = self._held(self.session.baseline, new_trace=True)
+            rows = {change.row.name: change.row for change in verdicts.changes}
         except HarnessError:
             pass  # Nobody asked for a baseline.
         for name in self.read:
-            text = UNIT_TEXTS[metrics.DEFINITIONS[name].unit]
             value = self.run.summary[name]
-            line = f"{self}: {metric_heading(name)} is {text(value)}"
+            line = f"{self}: {metric_heading(name)} is {TEXTS[metrics.DEFINITIONS[name].unit](value)}"
             if isinstance(value, int):
                 line += f" ({value:,})"
-            if before.get(name) == value:
-                line += ", as in the baseline"
-            elif before.get(name) is not None:
-                line += f", {_change_text(before[name], value)}{text(before[name])} in the baseline"
+            if name in rows:
+                same = rows[name].is_equal
+                line += f", {'as' if same else _difference(rows[name])} in the baseline"
             yield line
 
     def _held(self, kept: Baseline, new_trace: bool) -> gate.Verdicts:
@@ -292,17 +291,13 @@ def _regressions(replayed: Replayed, kept: Baseline, verdicts: gate.Verdicts) ->
 
 
 def _sentence(change: gate.Change) -> str:
-    row, text = change.row, UNIT_TEXTS[change.row.unit]
-    said = f"{metric_heading(row.name)}: {text(row.b)}, {_change_text(row.a, row.b)}{text(row.a)}"
+    row, text = change.row, TEXTS[change.row.unit]
+    said = f"{metric_heading(row.name)}: {text(row.b)}, {_difference(row)}"
     if change.verdict == "regression":
-        said += f"; {text(change.allowed)} more would be allowed"
+        said += f"; {text(change.allowed)} worse is allowed"
     return said
 
 
-def _change_text(before: float | None, now: float | None) -> str:
-    """Return by how much a number has changed, to be followed by what it was."""
-    if before is None or now is None:
-        return "was "
-    if not before:
-        return "from "
-    return f"{100 * (now - before) / abs(before):+,.1f} % from "
+def _difference(row: Row) -> str:
+    share = change_text(row)
+    return f"{difference_text(row)}{share and f' ({share})'} from {TEXTS[row.unit](row.a)}"

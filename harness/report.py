@@ -77,17 +77,6 @@ def cost_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-# How to write a number of each unit of metrics.py.
-UNIT_TEXTS: Mapping[str, Cell] = {
-    "bytes": bytes_text,
-    "ratio": ratio_text,
-    "share": percent_text,
-    "count": count_text,
-    "objects": ratio_text,
-    "per 1,000 events": ratio_text,
-    "ns": ns_text,
-}
-
 # What the first table shows: heading, metric, unit.
 _SUMMARY: list[tuple[str, str, Cell]] = [
     ("peak requested", "peak_requested_bytes", bytes_text),

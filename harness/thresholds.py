@@ -7,6 +7,7 @@ was recorded anew and a real library differ from time to time, and have wider on
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,10 +56,10 @@ _DEFAULTS: Mapping[Case, Mapping[str, Threshold]] = {
         EVERY: Threshold(0.001, 0),
     },
     "new-traces": {
-        "bytes": Threshold(0.02, 16 * _PAGE_BYTES),
-        "ratio": Threshold(0.02, 0.01),
-        "share": Threshold(0.02, 0.01),
-        "ns": Threshold(0.05, 0.5),
+        "bytes": Threshold(0.03, 16 * _PAGE_BYTES),
+        "ratio": Threshold(0.05, 0.05),
+        "share": Threshold(0.05, 0.01),
+        "ns": Threshold(0.1, 1),
         EVERY: Threshold(0.05, 0),
     },
     "libraries": {
@@ -139,7 +140,7 @@ def _configuration(path: str, table: Mapping[str, Any]) -> Configuration:
     for name in names:
         _check_metric(path, name)
     changed = {case: _changed(path, case, table.get(case, {})) for case in _DEFAULTS}
-    located = None if baseline is None else str(Path(path).parent / baseline)
+    located = None if baseline is None else os.path.relpath(Path(path).parent / baseline)
     return Configuration(located, tuple(names), Thresholds(changed))
 
 

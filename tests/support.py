@@ -70,9 +70,10 @@ def random_rows(events: int, *, live: int = 200, threads: int = 3, seed: int = 1
 HARNESS = [sys.executable, "-P", "-c", "from harness.cli import main; main()"]
 
 
-def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run([*HARNESS, *arguments], capture_output=True, text=True, check=False, **options)
+def harness(*arguments: str, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own; `before` is the command that starts it, if any."""
+    command = [*before, *HARNESS, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def fails_with(done: subprocess.CompletedProcess[str], *parts: str) -> None:

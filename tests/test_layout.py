@@ -48,15 +48,19 @@ def test_a_tier_includes_no_python_header(path):
 @pytest.mark.parametrize(
     "name",
     [
+        "baseline",
         "costs",
         "explanation",
         "explanation_report",
+        "gate",
+        "gate_report",
         "history",
         "history_report",
         "metrics",
         "replayed",
         "report",
         "results",
+        "thresholds",
     ],
 )
 def test_numbers_and_tables_need_neither_arrow_nor_native_code(name):

@@ -315,7 +315,7 @@ def test_a_regression_is_told_in_words(project):
         done,
         "> *replay(*).assert_no_regression(new_trace=True)",
         "E*traces/my.parquet under go is worse than harness-baseline.json allows",
-        "E * peak committed: * MiB, +* % from * MiB; * more would be allowed",
+        "E * peak committed: * MiB, +*iB (+* %) from * MiB; * worse is allowed",
         "E *what else has changed:",
         "E *if it is meant to: pytest --harness-update",
     )
@@ -326,7 +326,7 @@ def test_a_bound_is_told_beside_the_baseline(project):
     project.makepyfile(READS.format(limit="1 << 10"))
     said(project.runpytest(), "traces/my.parquet under go: peak committed is * (*), as in the baseline")
     grown(project)
-    said(project.runpytest(), "peak committed is * (*), +* % from * in the baseline")
+    said(project.runpytest(), "peak committed is * (*), +*iB (+* %) from * in the baseline")
 
 
 def test_an_update_of_one_test_keeps_what_the_others_have(project):
@@ -568,7 +568,7 @@ def test_a_project_elsewhere_notices_a_byte_an_object(elsewhere):
     assert "1 failed, 1 passed" in printed
     assert "traces/my.parquet under pool is worse than memory.json allows" in printed
     assert "peak committed: " in printed
-    assert "more would be allowed" in printed
+    assert "worse is allowed" in printed
     status, printed = ran(
         "pytest_benchmark", "--storage", "kept", "compare", "--columns", "min", "--sort", "name"
     )
