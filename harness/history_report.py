@@ -80,9 +80,12 @@ def _change_text(change: Change | None, text: Cell) -> str:
     """Return what became of a number at a commit, and what else did."""
     if change is None:
         return ""
-    said = f"changed at {short(change.after.commit)} from {text(change.level)} to {text(change.after.value)}"
+    numbers = [text(change.level), text(change.after.value)]
+    if numbers[0] == numbers[1]:  # The difference is beyond the digits of the unit.
+        numbers = [f"{change.level:,.10g}", f"{change.after.value:,.10g}"]
+    said = f"changed at {short(change.after.commit)} from {' to '.join(numbers)}"
     if change.change is not None:
-        said += f", {100 * change.change:+,.{1 if abs(change.change) >= 0.0005 else 4}f} %"
+        said += f", {100 * change.change:+,.{1 if abs(change.change) >= 0.0005 else 5}f} %"
     return ", ".join([said, *filter(None, [change.verdict]), *_reasons(change)])
 
 

@@ -155,6 +155,12 @@ def test_a_change_from_nothing_has_no_percentage(folder):
     assert "from 0 B to 5 B, worse" in history_report.history(loaded(folder), "table")
 
 
+def test_a_change_beyond_the_digits_of_the_unit_is_shown_in_full(folder):
+    filled(folder, 5 << 20, (5 << 20) + 1)
+    printed = history_report.history(loaded(folder), "table")
+    assert "changed at c1 from 5,242,880 to 5,242,881, +0.00002 %, worse" in printed
+
+
 def test_a_number_that_judges_nothing_is_changed_and_no_worse(folder):
     filled(folder, 1, peak_requested_bytes=1)
     history_files.append(folder, [result(1, peak_requested_bytes=2)], commit(1))
@@ -340,11 +346,12 @@ def test_a_commit_may_be_named(repository):
     assert [row["commit"] for row in csv.DictReader(io.StringIO(done.stdout))] == ["v1", first]
 
 
-def test_order_asks_git_for_nothing_that_is_no_name_of_a_commit(repository):
+def test_order_asks_git_for_nothing_that_is_no_name_of_a_commit(repository, monkeypatch):
     head = git(repository, "rev-parse", "HEAD")
     assert commits.order({head}) is not None
-    assert commits.order({head, "--all"}) is None
     assert commits.order({head, "0" * 40}) is None
+    monkeypatch.setattr(commits, "_git", lambda *_, **__: pytest.fail("git was asked"))
+    assert commits.order({head, "--all"}) is None
 
 
 # Whatever is wrong is one line.
