@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 from gate_support import result, run
 
 from harness import baseline, gate
+from harness.errors import HarnessError
 from harness.thresholds import Thresholds
 
 MEAN = "mean_committed_bytes"
@@ -192,3 +194,9 @@ def test_times_of_another_processor_are_not_compared():
 
 def test_equal_measurements_are_equal():
     assert measured([10.0] * 5, [10.0] * 5).verdict == "equal"
+
+
+def test_without_scipy_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(HarnessError, match=r"pip install 'alloc-harness\[statistics\]'"):
+        measured([1.0] * 5, [2.0] * 5)

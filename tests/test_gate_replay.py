@@ -189,6 +189,20 @@ def test_metrics_and_assumptions_are_kept_for_the_next_time(base):
     assert harness("check", cwd=base).returncode == 0
 
 
+def test_a_default_that_has_changed_since_is_replayed_as_it_was(base):
+    assert harness("check", "--update", "-a", "go:gogc=50", cwd=base).returncode == 0
+
+    def once_default(content):
+        for trace in content["traces"].values():
+            trace["runs"] = {"go": trace["runs"].pop("go:gogc=50")}
+
+    changed(base, once_default)
+    done = harness("check", "--json", "found.json", cwd=base)
+    assert done.returncode == 0
+    changes = json.loads((base / "found.json").read_text())["changes"]
+    assert {(change["allocator"], change["verdict"]) for change in changes} == {("go", "equal")}
+
+
 def gone(content):
     content["traces"]["a.parquet"]["runs"]["go"]["options"]["gcog"] = 1
 
