@@ -138,7 +138,7 @@ class Replayed:
 class Session:
     """What the tests of one process share."""
 
-    root: Path  # What relative paths are relative to.
+    root: Path  # What relative paths are relative to, and whose configuration is the project's.
     baseline_file: Path | None = None  # None: as the project's configuration says.
     is_update: bool = False
     kept: list[Replayed] = field(default_factory=list)  # What goes into the baseline.
@@ -181,7 +181,7 @@ class Session:
     def configuration(self) -> thresholds.Configuration:
         """What the project says of its gate."""
         if self._configuration is None:
-            self._configuration = thresholds.configuration()
+            self._configuration = thresholds.configuration(folder=self.root)
         return self._configuration
 
     @property

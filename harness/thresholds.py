@@ -95,17 +95,18 @@ class Configuration:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-def configuration(file: str | None = None) -> Configuration:
+def configuration(file: str | None = None, folder: Path | None = None) -> Configuration:
     """Return what a TOML file says: [tool.harness.check], or without such a table the whole file.
 
-    Without a file that is the nearest pyproject.toml with such a table, here or in a folder above; where
-    there is none, the defaults. HarnessError where it says what is not understood.
+    Without a file that is the nearest pyproject.toml with such a table, in `folder` (by default here) or in
+    one above; where there is none, the defaults. HarnessError where it says what is not understood.
     """
     if file is not None:
         content = _toml(Path(file))
         return _configuration(file, _table(content) or content)
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        path = folder / "pyproject.toml"
+    here = Path.cwd() if folder is None else folder
+    for each in (here, *here.parents):
+        path = each / "pyproject.toml"
         if path.is_file() and (table := _table(_toml(path))) is not None:
             return _configuration(str(path), table)
     return Configuration()

@@ -369,6 +369,20 @@ def test_metrics_and_thresholds_are_those_of_the_gate(project):
     project.runpytest().assert_outcomes(passed=1)
 
 
+def test_the_configuration_is_that_of_rootdir_wherever_pytest_runs(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    table = '[tool.harness.check]\nbaseline = "{}.json"\n'
+    (project.path / "pyproject.toml").write_text(table.format("mine"))
+    (elsewhere / "pyproject.toml").write_text(table.format("others"))
+    project.makepyfile(HOLDS)
+    os.chdir(elsewhere)
+    root = str(project.path)
+    done = project.runpytest(root, "--rootdir", root, "-c", f"{root}/tox.ini", "--harness-update")
+    done.assert_outcomes(passed=1)
+    assert list(kept(project, "mine.json")) == ["traces/my.parquet"]
+    assert not (elsewhere / "others.json").exists()
+
+
 def test_a_baseline_of_two_kinds_is_a_fault_and_nothing_is_written(project):
     source = HOLDS + HOLDS.replace("test_memory", "test_other").replace('"go"', '"go", noscan="all"')
     done = run(project, source, "--harness-update")
