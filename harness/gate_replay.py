@@ -168,23 +168,27 @@ def _carried_out(
     except ValueError as error:
         raise HarnessError(f"noscan {noscan}: expected all, none or a fraction between 0 and 1") from error
     models = {path: _of_kind(specs, "model") for path, specs in planned.items()}
-    libraries = {path: _of_kind(specs, "library") for path, specs in planned.items()}
+    libraries: dict[str, Specs] = {path: _of_kind(specs, "library") for path, specs in planned.items()}
     outcomes = list(_replay(models, settings, how.progress))
     for _ in range(how.repetitions):
-        failed = _failed(outcomes)
         for path, specs in libraries.items():
-            # A library that cannot be measured cannot be the next time.
-            left = {label: spec for label, spec in specs.items() if label not in failed}
-            outcomes += _replay({path: left}, settings, how.progress)
+            told = list(_replay({path: specs}, settings, how.progress))
+            outcomes += told
+            # What cannot be measured cannot be the next time, and has said so.
+            libraries[path] = {} if _has_fault(told) else _unfailed(specs, told)
     results = [outcome for outcome in outcomes if isinstance(outcome, TraceRuns)]
-    # A fault that each repetition has is one.
-    faults = {str(outcome): outcome for outcome in outcomes if isinstance(outcome, HarnessError)}
-    return results, list(faults.values())
+    return results, [outcome for outcome in outcomes if isinstance(outcome, HarnessError)]
 
 
-def _failed(outcomes: Sequence[TraceRuns | HarnessError]) -> set[str]:
+def _has_fault(outcomes: Sequence[TraceRuns | HarnessError]) -> bool:
+    return any(isinstance(outcome, HarnessError) for outcome in outcomes)
+
+
+def _unfailed(specs: Specs, outcomes: Sequence[TraceRuns | HarnessError]) -> Specs:
+    """Return the allocators of which no run has failed."""
     runs = [run for outcome in outcomes if isinstance(outcome, TraceRuns) for run in outcome.runs]
-    return {run.label for run in runs if run.failure is not None}
+    failed = {run.label for run in runs if run.failure is not None}
+    return {label: spec for label, spec in specs.items() if label not in failed}
 
 
 def _of_kind(specs: Specs, kind: str) -> dict[str, Spec]:

@@ -307,11 +307,22 @@ def test_wrong_usage_is_one_line(base, arguments, message):
     assert sorted(path.name for path in base.iterdir()) == before
 
 
+@pytest.mark.parametrize("others", [[], ["-a", "ideal"], ["-a", "glibc:repetitions=1"]], ids=str)
+def test_a_library_that_cannot_be_measured_is_one_line_and_is_not_tried_again(tmp_path, others):
+    needs_library("glibc")
+    write_trace(tmp_path / "a.parquet", random_rows(1000))
+    arguments = ["--update", "a.parquet", "-a", "library:path=gone.so", *others]
+    fails_with(harness("check", *arguments, cwd=tmp_path), "gone.so")
+    assert not (tmp_path / "harness-baseline.json").exists()
+
+
 @pytest.mark.slow
 def test_a_real_library_is_measured_again_and_only_warned_of(tmp_path):
     name = needs_library("glibc")
     write_trace(tmp_path / "a.parquet", random_rows(20_000))
-    done = harness("check", "--update", "a.parquet", "-a", f"{name}:repetitions=1", cwd=tmp_path)
+    done = harness(
+        "check", "--update", "a.parquet", "-a", f"{name}:repetitions=1,time_limit_seconds=600", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     (run,) = kept(tmp_path)["traces"]["a.parquet"]["runs"].values()
     assert len(run["metrics"]["measured_ns_per_event"]) == 5
