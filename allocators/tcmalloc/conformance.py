@@ -119,6 +119,7 @@ class Model:
             for tier, kind in _TIERS.items():
                 if row["slot_bytes"] and row[tier]:
                     shown[f"{kind} {row['slot_bytes']}"] = row[tier]
+        shown[_SPANS] = int(self._tcmalloc.native.census()["spans"]["bytes"].sum())
         return _state(
             self._tcmalloc.properties(),
             self._tcmalloc.free_list_sizes(),
@@ -157,12 +158,18 @@ class Library:
         for (kind, size), total in state.free_list_sizes.items():
             if kind in _TIERS.values():
                 shown[f"{kind} {size}"] = total
+        in_use = state.ranges["type"] == _IN_USE
+        shown[_SPANS] = int(state.ranges["length"][in_use].sum())
         return _state(*state, shown)
 
     def close(self) -> None:
         """End the process."""
         self._process.close()
 
+
+# What a census counts, beside what the library says of its spans.
+_SPANS = "bytes of spans in use"
+_IN_USE = 0  # malloc_extension.h: base::MallocRange::INUSE.
 
 # How many arguments each call takes.
 _CALLS = {
