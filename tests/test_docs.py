@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import docs_pages
 import numpy as np
 import pytest
 from support import harness, random_rows, write_trace
@@ -24,10 +25,25 @@ COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()
 ]
 METRICS = DOCS / "metrics.md"
-WASTE = (DOCS / "waste.md").read_text()
-SITES = (DOCS / "sites.md").read_text()
 COSTS = (DOCS / "costs.md").read_text()
+# What a page may load without a thought of it, and a clone keep for ever.
+MOST_FIGURE_BYTES = 150_000
 FILE = re.search(r"^```\n(# my service.*?)^```", PAGE, re.M | re.S)
+
+
+def commanded(path):
+    blocks = docs_pages.blocks(path)
+    marks = [pytest.mark.slow] if any(block.is_slow for block in blocks) else []
+    return pytest.param(path, id=str(path.relative_to(DOCS)), marks=marks)
+
+
+@pytest.mark.parametrize("page", [commanded(path) for path in docs_pages.PAGES if docs_pages.blocks(path)])
+def test_the_commands_of_a_page_run_and_print_what_it_shows(page, tmp_path):
+    for need in {need for block in docs_pages.blocks(page) for need in block.needs}:
+        docs_pages.ask_for(need)
+    for block, printed in docs_pages.run(page, tmp_path):
+        if block.shown is not None:
+            assert docs_pages.missing_of(block.shown, printed) == [], f"{block.commands}\n{printed}"
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +85,6 @@ def test_the_table_of_distributions_is_what_their_files_hold(name):
     assert f"| `{name}` | {' | '.join(f'{number:,}' for number in row)} |" in PAGE
 
 
-@pytest.mark.parametrize(
-    ("command", "output"), re.findall(r"^```sh\n([^\n]*)\n```\n\n```\n(.*?)```", WASTE + SITES, re.M | re.S)
-)
-def test_the_waste_of_the_page_is_what_the_command_prints(command, output):
-    assert harness(*shlex.split(command)[1:], cwd=ROOT).stdout == output
-
-
 def test_the_page_of_metrics_is_made_of_their_definitions():
     assert METRICS.read_text() == metrics_page.page()
 
@@ -91,7 +100,6 @@ def test_a_run_has_what_the_page_of_metrics_defines_and_nothing_else(tmp_path):
     }
 
 
-ROOT = Path(__file__).parent.parent
 COMPARE = (ROOT / "docs" / "compare.md").read_text()
 COMPARED = re.findall(
     r"`(harness compare [^`]*--trace traces/[^`]*)`[^`]*```\n(.*?)^```", COMPARE, re.M | re.S
@@ -107,21 +115,20 @@ def test_the_example_of_a_comparison_is_what_it_prints(command, shown):
     assert [line for line in shown.splitlines() if line != "..." and line not in printed] == []
 
 
-FIGURES = (Path(__file__).parent.parent / "docs" / "plot.md").read_text()
+FIGURES = (DOCS / "plot.md").read_text()
 
 
-def test_the_figures_of_the_page_are_made_by_its_commands(tmp_path):
-    root = Path(__file__).parent.parent
-    (tmp_path / "traces").symlink_to(root / "traces")
+def test_every_figure_is_shown_small_and_made_by_the_command_of_a_page(tmp_path):
+    (tmp_path / "traces").symlink_to(ROOT / "traces")
     (tmp_path / "docs" / "figures").mkdir(parents=True)
-    commands = re.findall(r"^(harness plot traces/.*)$", FIGURES, re.M)
-    for command in commands:
+    pages = "".join(path.read_text() for path in sorted(DOCS.rglob("*.md")))
+    for command in re.findall(r"^(harness plot traces/.* -o docs/figures/.*)$", pages, re.M):
         done = harness(*shlex.split(command)[1:], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    shown = re.findall(r"^!\[.*\]\(figures/(.*)\)$", FIGURES, re.M)
-    made = sorted(path.name for path in (tmp_path / "docs" / "figures").iterdir())
-    kept = sorted(path.name for path in (root / "docs" / "figures").iterdir())
-    assert sorted(shown) == made == kept
+    shown = set(re.findall(r"!\[.*\]\((?:\.\./)?figures/(.*)\)", pages))
+    kept = {path.name: path.stat().st_size for path in (DOCS / "figures").iterdir()}
+    assert shown == set(kept) == {path.name for path in (tmp_path / "docs" / "figures").iterdir()}
+    assert max(kept.values()) < MOST_FIGURE_BYTES
 
 
 def test_the_other_commands_of_the_page_run_too(tmp_path):
