@@ -23,6 +23,7 @@ from harness.replay import Settings, replay, survey
 from harness.results import Run, TraceRuns
 from harness.sites import BY_FRAME, Sites, Stack, blamed, decode, key_of
 from harness.trace import BATCH_EVENTS, Progress, TraceReader, unnoticed
+from harness.waste import outside_classes
 
 BY = (*BY_FRAME, "type")
 
@@ -222,14 +223,13 @@ def _divide(
     by_objects = np.zeros(count, np.int64)
     np.add.at(by_objects, span, pinned)
     unpinned = free - by_objects
-    peak = run.footprint["peak"]
-    in_classes = sum(row["front_end_bytes"] for row in census.classes)
+    outside = outside_classes(run.footprint["peak"], census.classes)
     nobody = {
         "dead": int(spans["dead_bytes"].sum()),
         "empty": int(unpinned[spans["runtime_slots"] == 0].sum()),
-        "page_caches": (peak["front_end"] or 0) - in_classes,
-        "page_heap": peak["page_heap"] or 0,
-        "runtime": (peak["runtime"] or 0) + int(unpinned[spans["runtime_slots"] > 0].sum()),
+        "page_caches": outside["front_end"],
+        "page_heap": outside["page_heap"],
+        "runtime": outside["runtime"] + int(unpinned[spans["runtime_slots"] > 0].sum()),
     }
     return rounding, pinned, nobody
 

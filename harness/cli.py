@@ -88,8 +88,13 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"harness: {' '.join(message.split())}", err=True)
+    _tell(message)
     sys.exit(2)
+
+
+def _tell(fault: object) -> None:
+    """Say what went wrong, in one line whatever the fault holds."""
+    click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -388,7 +393,7 @@ def replay(
         faults += _draw(results, destination)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return 2 if faults or failures else 0
 
 
@@ -480,7 +485,7 @@ def compare(
     found = run(a, b, classes=classes, different_traces=different_traces)
     _print(comparison_report.comparison(found, form, everything=everything), output)
     for fault in faults:
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return 2 if faults else 0
 
 
@@ -641,7 +646,7 @@ def check(
     if json_file is not None:
         _print(gate_report.check_json(found), json_file)
     for fault in found.faults:
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return found.status
 
 
@@ -663,7 +668,7 @@ def _update_baseline(
         baseline.save(made)
         click.echo(f"harness: wrote {path}: {baseline.size_text(made)}", err=True)
     for fault in faults:
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return 2 if faults else 0
 
 
@@ -702,30 +707,47 @@ def waste(
     noscan: str | None,
     form: str,
     output: str | None,
-) -> None:
+) -> int:
     """Say where the memory goes at the peak: which size classes, or whose objects, waste most, and why."""
+    _before_arrow_is_loaded()
     from harness.allocator import find
-    from harness.replay import Settings, replay
-    from harness.waste import explain
-    from harness.waste_report import waste_text
 
     specs = [spec for text in allocators or ("go", "tcmalloc") for spec in find(text)]
     if frame is not None and by in ("class", "type"):
         raise click.UsageError("--frame goes with --by site, function or module")
-    if by != "class":
-        _print(_blame_text(traces, specs, by, frame or 0, _chosen_noscan(noscan), form, top), output)
-        return
-    settings = Settings(noscan=_chosen_noscan(noscan), census=True)
+    chosen = _chosen_noscan(noscan)
+    if by == "class":
+        text, faults = _waste_text(traces, specs, chosen, form, top)
+    else:
+        text, faults = _blame_text(traces, specs, by, frame or 0, chosen, form, top)
+    if text is not None:
+        _print(text, output)
+    for fault in faults:
+        _tell(fault)
+    return 2 if faults else 0
+
+
+def _waste_text(
+    traces: tuple[str, ...], specs: list[Spec], noscan: Noscan, form: str, top: int
+) -> tuple[str | None, list[HarnessError]]:
+    """Return what could be explained, None where nothing could, and the faults of what could not."""
+    from harness.replay import Settings, replay_all
+    from harness.results import TraceRuns
+    from harness.waste import explain_all
+    from harness.waste_report import waste_text
+
+    remedies = [getattr(spec.factory, "WASTE_REMEDIES", {}) for spec in specs]
     found = []
-    for trace in traces:
-        with _progress(trace) as progress:
-            result = replay(trace, specs, settings, progress)
-        explained = [
-            explain(run, getattr(spec.factory, "WASTE_REMEDIES", None))
-            for run, spec in zip(result.runs, specs, strict=True)
-        ]
-        found.append((result.trace, explained))
-    _print(waste_text(found, form, top), output)
+    faults: list[HarnessError] = []
+    for outcome in replay_all(traces, specs, Settings(noscan=noscan, census=True), _progress):
+        if not isinstance(outcome, TraceRuns):
+            faults.append(outcome)
+            continue
+        explained, unexplained = explain_all(outcome, remedies)
+        faults += unexplained
+        if explained:
+            found.append((outcome.trace, explained))
+    return waste_text(found, form, top) if found else None, faults
 
 
 def _blame_text(
@@ -736,17 +758,23 @@ def _blame_text(
     noscan: Noscan,
     form: str,
     top: int,
-) -> str:
+) -> tuple[str | None, list[HarnessError]]:
+    """Return likewise whose the waste is."""
     from harness.blame import blame_trace
     from harness.blame_report import blame_text
     from harness.replay import Settings
 
     found = []
+    faults: list[HarnessError] = []
     for trace in traces:
         with _progress(trace) as progress:
-            result, runs = blame_trace(trace, specs, by, outward, Settings(noscan=noscan), progress)
-        found.append((result.trace, runs))
-    return blame_text(found, form, top)
+            try:
+                result, runs = blame_trace(trace, specs, by, outward, Settings(noscan=noscan), progress)
+            except HarnessError as fault:
+                faults.append(fault)
+            else:
+                found.append((result.trace, runs))
+    return blame_text(found, form, top) if found else None, faults
 
 
 @cli.command()
@@ -826,7 +854,7 @@ def plot(
     faults += _draw(results, destination)
     failures = [run.failure for result in results for run in result.runs if run.failure is not None]
     for fault in (*faults, *failures):
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return 2 if faults or failures else 0
 
 
@@ -1007,7 +1035,7 @@ def calibrate(traces: tuple[str, ...], output: str | None, form: str) -> int:
         click.echo(report.calibration(done, form), nl=False)
         click.echo(f"harness: wrote {target}", err=True)
     for fault in faults:
-        click.echo(f"harness: {' '.join(str(fault).split())}", err=True)
+        _tell(fault)
     return 2 if faults else 0
 
 

@@ -140,9 +140,9 @@ def survey(
 
 
 def _take_censuses(path: str, runners: Sequence[_Runner], settings: Settings, progress: Progress) -> None:
-    """Give each model the census of its peak."""
-    peaks = [(runner, runner.peak_event()) for runner in runners if runner.kind == "model"]
-    known = [(runner, event) for runner, event in peaks if event is not None]
+    """Give each allocator that can count its spans the census of its peak."""
+    able = [runner for runner in runners if hasattr(runner.allocator, "census")]
+    known = [(runner, event) for runner in able if (event := runner.peak_event()) is not None]
     taken = survey(
         path,
         [runner.spec for runner, _ in known],

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import AllocatorError
-from harness.metrics import ratio
-from harness.results import Run
+from harness.errors import AllocatorError, HarnessError
+from harness.metrics import Parts, ratio
+from harness.results import Run, TraceRuns
 
 # What makes committed memory larger than what was asked for: the name, how a table heads it, how a sentence
 # calls it.
@@ -61,6 +61,20 @@ class Explained:
     advice: str
 
 
+def explain_all(
+    result: TraceRuns, remedies: Sequence[Mapping[str, str]]
+) -> tuple[list[Explained], list[HarnessError]]:
+    """Return what each run of a trace wastes and why, and the faults of those that cannot be explained."""
+    explained: list[Explained] = []
+    faults: list[HarnessError] = []
+    for run, hints in zip(result.runs, remedies, strict=True):
+        try:
+            explained.append(explain(run, hints))
+        except HarnessError as fault:
+            faults.append(fault)
+    return explained, faults
+
+
 def explain(run: Run, remedies: Mapping[str, str] | None = None) -> Explained:
     """Return what a run wastes and why; `remedies` are an allocator's hints by cause.
 
@@ -71,10 +85,8 @@ def explain(run: Run, remedies: Mapping[str, str] | None = None) -> Explained:
         why = run.failure or "it does not tell what its size classes hold"
         raise AllocatorError(f"{run.label}: its waste cannot be explained: {why}")
     parts = [(_class_name(row), _class_causes(row), row) for row in run.classes]
-    outside = _outside(run)
-    causes = {
-        name: sum(part[name] for _, part, _ in parts) + outside.get(name, (0, ""))[0] for name in CAUSES
-    }
+    outside = outside_classes(run.footprint["peak"], run.classes)
+    causes = {name: sum(part[name] for _, part, _ in parts) + outside.get(name, 0) for name in CAUSES}
     if sum(causes.values()) != whole:
         raise AllocatorError(
             f"{run.label}: the waste of its parts is {sum(causes.values())} bytes, and of the whole {whole}: "
@@ -85,26 +97,26 @@ def explain(run: Run, remedies: Mapping[str, str] | None = None) -> Explained:
         for name, part, row in parts
     ]
     rows += [
-        Waste(_OUTSIDE[name], {name: held}, held, ratio(held, whole), words)
-        for name, (held, words) in outside.items()
+        Waste(_OUTSIDE[name][0], {name: held}, held, ratio(held, whole), _OUTSIDE[name][1])
+        for name, held in outside.items()
         if held
     ]
     rows.sort(key=lambda each: -each.waste_bytes)
     return Explained(run, causes, int(whole), rows, _advice(run, causes, int(whole), remedies or {}))
 
 
-# What no class holds, by the cause that it belongs to.
-_OUTSIDE = {"front_end": "page caches", "page_heap": "page heap", "runtime": "runtime"}
+# What no class holds, by the cause that it belongs to: the row's name, and its words.
+_OUTSIDE: Mapping[str, tuple[str, str]] = {
+    "front_end": ("page caches", "free pages that Ps have at hand for spans"),
+    "page_heap": ("page heap", "free pages, kept for spans to come or not yet given back"),
+    "runtime": ("runtime", "the allocator's own: no event of the trace asked for it"),
+}
 
 
-def _outside(run: Run) -> dict[str, tuple[int, str]]:
-    peak = run.footprint["peak"]
-    in_classes = sum(row["front_end_bytes"] for row in run.classes)
-    return {
-        "front_end": ((peak["front_end"] or 0) - in_classes, "free pages that Ps have at hand for spans"),
-        "page_heap": (peak["page_heap"] or 0, "free pages, kept for spans to come or not yet given back"),
-        "runtime": (peak["runtime"] or 0, "the allocator's own: no event of the trace asked for it"),
-    }
+def outside_classes(peak: Parts, classes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return what of a footprint no class row of the same moment holds, in bytes by cause."""
+    in_caches = sum(row["front_end_bytes"] for row in classes)
+    return {name: (peak[name] or 0) - (in_caches if name == "front_end" else 0) for name in _OUTSIDE}
 
 
 def _class_name(row: Mapping[str, Any]) -> str:
@@ -113,8 +125,7 @@ def _class_name(row: Mapping[str, Any]) -> str:
 
 
 def _class_causes(row: Mapping[str, Any]) -> dict[str, int]:
-    named = {"page_heap": 0, "runtime": 0}
-    return {name: named.get(name, row.get(f"{name}_bytes", 0)) for name in CAUSES}
+    return {name: row.get(f"{name}_bytes", 0) for name in CAUSES}
 
 
 def _class_words(row: Mapping[str, Any], causes: Mapping[str, int]) -> str:
@@ -179,8 +190,3 @@ def _advice(run: Run, causes: Mapping[str, int], whole: int, remedies: Mapping[s
             "found alive: headroom that GOGC gives, not fragmentation"
         )
     return text
-
-
-def shown(explained: Explained, top: int) -> Sequence[Waste]:
-    """Return the rows that waste most."""
-    return explained.rows[:top]

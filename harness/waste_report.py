@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report import bytes_text, count_text, percent_text, prose, rows_csv, table
-from harness.waste import CAUSES, Explained, Waste, shown
+from harness.waste import CAUSES, Explained, Waste
 
 # So that what is said in words stands in a terminal as a paragraph.
 _LINE_CHARACTERS = 100
@@ -68,7 +68,7 @@ def _csv_rows(trace: Mapping[str, Any], found: Explained) -> list[dict[str, Any]
 
 
 def _run_text(trace: Mapping[str, Any], found: Explained, form: str, top: int) -> str:
-    run, rows = found.run, shown(found, top)
+    run, rows = found.run, found.rows[:top]
     committed = run.summary["peak_committed_bytes"]
     head = (
         f"{trace['path']}: {run.label} wastes {bytes_text(found.waste_bytes)} of {bytes_text(committed)} "

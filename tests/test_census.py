@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from python_ideal import PythonIdeal
 from support import TRACES, random_rows, write_trace
 
-from harness.allocator import ALLOC, FREE, find
+from harness.allocator import ALLOC, FREE, Spec, find
 from harness.replay import Settings, replay, survey
 from harness.trace import TraceReader
 
@@ -116,6 +117,18 @@ def test_an_allocator_without_spans_has_none(tmp_path):
     run = replay(write_trace(tmp_path / "t.parquet"), find("ideal"), Settings(census=True)).runs[0]
     assert run.classes == []
     assert run.summary["span_occupancy_mean"] is None
+
+
+def test_an_allocator_that_cannot_count_spans_is_replayed_once(tmp_path):
+    made = []
+
+    class Counted(PythonIdeal):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    replay(write_trace(tmp_path / "t.parquet"), [Spec("counted", Counted, {})], Settings(census=True))
+    assert len(made) == 1
 
 
 def test_a_trace_without_events_has_no_spans(tmp_path):

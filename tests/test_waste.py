@@ -98,6 +98,15 @@ class TestTheCommand:
         assert done.returncode == 0
         assert "rounding" in done.stdout
 
+    def test_what_cannot_be_explained_costs_nothing_else(self, path, tmp_path):
+        missing = str(tmp_path / "missing.parquet")
+        done = harness("waste", missing, path, "-a", "go", "-a", "ideal")
+        assert done.returncode == 2
+        assert done.stdout.startswith(f"{path}: go wastes ")
+        first, second = done.stderr.splitlines()
+        assert first.startswith(f"harness: {missing}: ")
+        assert second.startswith("harness: ideal: its waste cannot be explained")
+
     def test_an_allocator_without_classes_is_one_line(self, path):
         done = harness("waste", path, "-a", "ideal")
         assert done.returncode == 2
