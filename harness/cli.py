@@ -154,6 +154,14 @@ def record(
 @click.option("--events", metavar="A:B", help="Only events A up to B, not included; either may be left out.")
 @click.option("--time", "time_s", metavar="A:B", help="Only the seconds A up to B from the first event.")
 @click.option("--threads", metavar="N,N", help="Only what these threads allocate, and what becomes of it.")
+@click.option("--lenient", is_flag=True, help="Mend and count what no program can have done.")
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="OURS=THEIRS,...",
+    help="What IN calls a column: object=ptr,size=bytes,op=kind.",
+)
 def convert(
     source: str,
     target: str,
@@ -162,9 +170,12 @@ def convert(
     events: str | None,
     time_s: str | None,
     threads: str | None,
+    lenient: bool,
+    mapping: tuple[str, ...],
 ) -> None:
-    """Canonicalise a trace, cut out a part, or translate between Parquet, CSV and JSON Lines."""
+    """Bring another recorder's trace in, canonicalise or cut one, or write one for another tool."""
     from harness.conversion import convert as run
+    from harness.formats import Reading
 
     with _progress("convert") as progress:
         result = run(
@@ -175,6 +186,7 @@ def convert(
             events=_window(events, int, "--events"),
             time_s=_window(time_s, float, "--time"),
             threads=_numbers(threads, "--threads"),
+            reading=Reading(lenient=lenient, columns=_mapping(mapping)),
             progress=progress,
         )
     click.echo(f"harness: {target}: {result.events:,} events", err=True)
@@ -1229,6 +1241,17 @@ def _window(text: str | None, kind: type[int] | type[float], option: str) -> tup
     except ValueError as error:
         raise click.UsageError(f"{option} {text}: expected A:B, A: or :B") from error
     return window
+
+
+def _mapping(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return what --map says, our names before theirs."""
+    found = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        ours, equals, theirs = part.partition("=")
+        if not (equals and ours.strip() and theirs.strip()):
+            raise click.UsageError(f"--map {part}: expected OURS=THEIRS, such as object=ptr")
+        found[ours.strip()] = theirs.strip()
+    return found
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -88,7 +88,9 @@ def replay(
         totals = checked.totals()
         if settings.census:
             _take_censuses(path, runners, settings, progress)
-        warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
+        assumption = settings.noscan.assumption(reader.has_noscan)
+        warnings = [f"the trace: {text}" for text in reader.metadata.get("losses", ())]
+        warnings += [assumption] if assumption else []
         runs = [runner.finish(totals, sampler, warnings) for runner in runners]
         _compare_settings(runners, runs)
     except BaseException:

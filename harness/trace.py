@@ -44,6 +44,9 @@ _READ_BYTES = 1 << 18
 
 RawColumns = dict[str, NDArray[Any]]
 
+# What the writer says of a trace itself, and nobody else may say.
+_WRITERS_OWN = ("schema", "object", "noscan", "events", "digest")
+
 # Called with the number of events that were just done.
 Progress = Callable[[int], None]
 
@@ -293,12 +296,11 @@ class TraceWriter:
             "noscan": "known" if "noscan" in names else "unknown",
             "sizes": sizes,
             "frees": frees,
-            **(extra or {}),
         }
+        self.describe(extra or {}, sites)
         # Loaded here, since who reads a trace does without.
         from concurrent.futures import ThreadPoolExecutor
 
-        self.sites = sites  # May be given as late as before the block ends.
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
         self._pending_events = 0
@@ -355,6 +357,11 @@ class TraceWriter:
         self._pending_events += batch.num_rows
         if self._pending_events >= _ROW_GROUP_EVENTS:
             self._flush()
+
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Say what is known of the trace now, before the block ends; what the writer knows itself is left."""
+        self._metadata |= {name: value for name, value in metadata.items() if name not in _WRITERS_OWN}
+        self.sites = sites
 
     def abort(self) -> None:
         """Leave nothing behind."""

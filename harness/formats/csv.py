@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
 from harness.errors import TraceError
-from harness.formats import Description
+from harness.formats import AS_IT_STANDS, Description, Reading
 from harness.formats.columns import expect_required, shown, to_numpy
 from harness.formats.text import TextWriter, head_of, open_text, unreadable
 from harness.trace import COLUMNS, REQUIRED
@@ -34,6 +34,8 @@ class CsvTrace:
         self.path = path
         self.metadata: dict[str, Any] = {}
         self.sites: bytes | None = None
+        self.losses: list[str] = []
+        self.repairs: dict[str, int] = {}
         names = _header(head_of(path))
         expect_required(path, names)
         self.columns = [name for name in COLUMNS if name in names]
@@ -87,7 +89,7 @@ class Csv:
         """Look for the required columns in the first line."""
         return set(REQUIRED) <= set(_header(head))
 
-    def read(self, path: str) -> CsvTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> CsvTrace:
         """Open a CSV file."""
         return CsvTrace(path)
 

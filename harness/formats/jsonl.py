@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.allocator import OP_NAMES
 from harness.errors import TraceError
-from harness.formats import Description
+from harness.formats import AS_IT_STANDS, Description, Reading
 from harness.formats.columns import expect_required, fault, shown
 from harness.formats.text import TextWriter, head_of, open_text, unreadable
 from harness.trace import COLUMNS, REQUIRED
@@ -35,6 +35,8 @@ class JsonLinesTrace:
         self.path = path
         self.metadata: dict[str, Any] = {}
         self.sites: bytes | None = None
+        self.losses: list[str] = []
+        self.repairs: dict[str, int] = {}
         lines = head_of(path).lstrip(_SPACE).splitlines()
         first = _parsed(path, 0, lines[0]) if lines else {}
         # A file without a line is a trace without an event.
@@ -150,7 +152,7 @@ class JsonLines:
         """Look for a line that begins an object."""
         return head.lstrip(_SPACE).startswith(b"{")
 
-    def read(self, path: str) -> JsonLinesTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> JsonLinesTrace:
         """Open a file of JSON Lines."""
         return JsonLinesTrace(path)
 

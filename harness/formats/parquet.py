@@ -5,25 +5,26 @@ Reads any order of columns, any integer widths that the values fit, ops by name;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from harness.errors import TraceError
-from harness.formats import Description
+from harness.formats import AS_IT_STANDS, Description, Reading
 from harness.formats.columns import can_cast, expect_required, to_numpy
 from harness.trace import COLUMNS, TraceReader, TraceWriter
 
 _MAGIC = b"PAR1"
 
-# What the writer says of a trace itself, and nobody else may say.
-_WRITERS_OWN = ("schema", "object", "noscan", "events", "digest")
-_PARAMETERS = ("source", "synthetic", "frees", "sizes")
-
 
 class ParquetTrace(TraceReader):
     """A Parquet file whose columns can be cast to a trace's."""
+
+    losses: tuple[str, ...] = ()
+    repairs: Mapping[str, int] = MappingProxyType({})
 
     @property
     def unknown_columns(self) -> list[str]:
@@ -54,17 +55,16 @@ class Parquet:
         """Look for the magic bytes."""
         return head.startswith(_MAGIC)
 
-    def read(self, path: str) -> ParquetTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> ParquetTrace:
         """Open a Parquet file."""
         return ParquetTrace(path)
 
     def write(self, path: str, description: Description) -> TraceWriter:
         """Begin a trace of harness-trace/1."""
-        metadata = description.metadata
         return TraceWriter(
             path,
-            **{"source": {}} | {name: metadata[name] for name in _PARAMETERS if name in metadata},
+            source={},
             optional=description.optional,
             sites=description.sites,
-            extra={name: value for name, value in metadata.items() if name not in _WRITERS_OWN + _PARAMETERS},
+            extra=description.metadata,
         )

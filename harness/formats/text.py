@@ -131,6 +131,9 @@ class TextWriter:
             end = np.frombuffer(rows.buffers()[1], np.int32, len(rows) + 1)[-1]
             self._stream.write(rows.buffers()[2].slice(0, int(end)))
 
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Take no notice: text holds rows alone."""
+
     def _abort(self) -> None:
         with contextlib.suppress(Exception):
             self._stream.close()

@@ -23,6 +23,8 @@ class Trace:
     unknown_columns = []
     metadata = {"source": {"program": "elsewhere"}, "frees": "collector"}
     sites = None
+    losses = ["what the clock said"]
+    repairs = {}
 
     def __init__(self, path):
         self.path = path
@@ -40,7 +42,7 @@ class Binary:
     def recognises(self, head):
         return head.startswith(b"BINTRACE")
 
-    def read(self, path):
+    def read(self, path, reading):
         return Trace(path)
 
     def write(self, path, description):
@@ -78,6 +80,7 @@ def test_a_third_partys_format_is_recognised_and_converted(installed, tmp_path):
         assert metadata["source"] == {"program": "elsewhere"}
         assert metadata["frees"] == "collector"
         assert metadata["conversions"][0]["format"] == "binary"
+        assert metadata["losses"] == ["what the clock said"]
     with pytest.raises(HarnessError, match="binary traces are only read"):
         convert(str(tmp_path / "t.parquet"), str(tmp_path / "out.bin"))
 
