@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from go_support import batch_of, churn, pareto_size
 
-from allocators.go.runtime import RuntimeProcess, find_toolchain, slots_of, start_snapshot
+from allocators.go.runtime import RuntimeProcess, build, find_toolchain, overlay, slots_of, start_snapshot
+from allocators.go.runtime.overlay import Insertion
+from allocators.go.snapshot import WORK_BUFFER
 from harness.allocator import ALLOC, CALLOC, FREE, GC
 from harness.errors import AllocatorError
 
@@ -66,3 +68,35 @@ def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
 def test_a_toolchain_that_is_none_is_named(tmp_path):
     with pytest.raises(AllocatorError, match="cannot be run"):
         find_toolchain(tmp_path / "go")
+
+
+# The collection takes its time before it lays its work buffers out for the background sweeper, and that one
+# waits for the collection's end between looking for them and parking.
+LATE_BUFFERS = (
+    Insertion(
+        "mgc.go",
+        "\t// Prepare workbufs for freeing by the sweeper. We do this\n",
+        "\tsystemstack(func() { usleep(20000) })\n",
+    ),
+    Insertion(
+        "mgcsweep.go",
+        "\t\tlock(&sweep.lock)\n\t\tif !isSweepDone() {\n",
+        "\t\tfor !isSweepDone() {\n\t\t\tGosched()\n\t\t}\n",
+    ),
+)
+
+
+@pytest.fixture
+def late_buffers(monkeypatch):
+    """A runtime in which the background sweeper parks too early in nearly every collection on several Ps."""
+    insertions = (*overlay.INSERTIONS, *LATE_BUFFERS)
+    for module in (overlay, build):
+        monkeypatch.setattr(module, "INSERTIONS", insertions)
+
+
+@pytest.mark.slow
+def test_a_sweeper_that_parks_before_it_has_freed_the_work_buffers_holds_nobody_up(toolchain, late_buffers):
+    with RuntimeProcess(toolchain, procs=4) as process:
+        process.replay(batch_of([(GC, 0, 0, 0, False)] * 3))
+        kinds = process.state().spans[:, 2].tolist()
+    assert WORK_BUFFER not in kinds
