@@ -75,6 +75,15 @@ def test_a_toolchain_that_is_none_is_named(tmp_path):
         find_toolchain(tmp_path / "go")
 
 
+def test_a_toolchain_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_BUILD_SECONDS", 0.2)
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\nexec sleep 60\n")
+    go.chmod(0o755)
+    with pytest.raises(AllocatorError, match=r"^`.*/go env .*` was not done within 0\.2 s$"):
+        find_toolchain(go)
+
+
 def test_a_process_that_stands_still_is_ended_and_told_of_in_one_line(toolchain, monkeypatch):
     monkeypatch.setattr(watchdog, "QUIET_SECONDS", 1)
     monkeypatch.setattr(watchdog, "_LAST_SECONDS", 0.2)
