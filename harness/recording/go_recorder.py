@@ -33,8 +33,10 @@ _TELLING_VARIABLES = ("GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "GOEXPERIME
 # Flags of `go build` and `go test` that take no value (`go help build`, `go help testflag`); any other is
 # followed by one, unless it has an equals sign.
 _FLAGS_WITHOUT_VALUE = frozenset(
-    ("a", "n", "v", "x", "race", "msan", "asan", "cover", "work", "json", "c", "i", "short", "benchmem")
-    + ("failfast", "fullpath", "modcacherw", "trimpath", "linkshared", "artifacts")
+    (
+        *("a", "n", "v", "x", "race", "msan", "asan", "cover", "work", "json", "c", "i", "short", "benchmem"),
+        *("failfast", "fullpath", "modcacherw", "trimpath", "linkshared", "artifacts"),
+    )
 )
 
 _HELP = "docs/how-to/go-programs.md"
