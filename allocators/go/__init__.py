@@ -53,6 +53,9 @@ class Go(NativeAllocator):
         "runtime": "start-up objects, stacks and work buffers; less of it with go:start=bare",
     }
 
+    # Its own collections are in the trace.
+    COLLECTED_TRACE_OPTIONS: ClassVar[Mapping[str, str]] = {"gogc": "off"}
+
     def __init__(
         self,
         *,
