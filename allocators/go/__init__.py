@@ -108,6 +108,11 @@ class Go(NativeAllocator):
         self._fresh = partial(_Go, options=options, snapshot=begin.to_native() if begin else None)
         super().__init__(self._fresh())
 
+    @property
+    def has_greentea(self) -> bool:
+        """Whether green tea marks."""
+        return self._greentea
+
     def warnings(self) -> list[str]:
         """Return what was assumed so that a program not written in Go could run on Go's heap."""
         counters = self.native.result()["counters"]
