@@ -1,8 +1,8 @@
-"""A Go execution trace as the truth: the spans that a real runtime had, beside the model's on the same events.
+"""A Go execution trace as the truth: the spans that a runtime had, beside the model's on the same events.
 
 With GODEBUG=traceallocfree=1 an unmodified runtime writes down every span, object and collection. The model
-begins with the spans and objects that were there when the trace began, collects where the runtime did, and is
-asked what spans it has before each collection and at the end: both have swept by then.
+begins with the spans and objects that were there when the trace began, marks when the runtime did, and is
+asked what spans it has when each collection begins, and at the end. What it sweeps when is its own choice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.allocator import ALLOC, FREE, GC, Spec
 from harness.conform import Report, Spread, Table
-from harness.errors import TraceError
+from harness.errors import AllocatorError, TraceError
 from harness.formats.go import Go as GoFormat
 from harness.formats.go import GoTrace
 from harness.trace import Progress, RowChecker
@@ -23,13 +23,19 @@ from harness.trace import Progress, RowChecker
 from . import MAX_PROCS, Go
 from .snapshot import PAGE_BYTES, SPAN_CLASSES
 
-# How far the model may lie from what the runtime had in spans, as a share of it. Sweeping is what they do not
-# share: the model's is over when a collection ends, and the runtime's when a background goroutine has got so
-# far, or the program has allocated so much.
-BOUND = 0.1
+# How far the model may lie from what the runtime had in spans, as a share of it. How far sweeping is at each
+# moment depends on when a background goroutine has the processor, and no event of the heap tells.
+BOUND = 0.02
 
 # The model of what wrote a version of the format. Two releases share one; their placement is the same.
 _MODELLED = {23: "1.24", 25: "1.25", 26: "1.27"}
+
+# Options that the trace takes the place of, and what they would say.
+_TOLD_BY_TRACE = {
+    "collector": "when it marked",
+    "start": "which objects were there at the start",
+    "snapshot": "which objects were there at the start",
+}
 
 # In place of a span class: stacks and work buffers, which hold no objects (GoSpanEvents in go_trace.hpp).
 _MANUAL = 2**32 - 1
@@ -165,6 +171,15 @@ class _Classes(NamedTuple):
         return slot - _HEADER_BYTES if has_header else slot
 
 
+class _Beginning(NamedTuple):
+    """A collection that has begun, and what the runtime had then in spans of objects, by span class."""
+
+    number: int
+    thread: int
+    spans: Counts
+    pages: Counts
+
+
 class _Moment(NamedTuple):
     """What both had in spans of objects at one moment, by span class."""
 
@@ -191,11 +206,15 @@ class _Comparison:
         chosen = {
             "version": _MODELLED.get(trace.version, _MODELLED[max(_MODELLED)]),
             "procs": min(max(trace.counts()["max_procs"], 1), MAX_PROCS),
-            "gogc": "off",  # It collects where the trace does.
         }
         given = {name: spec.options[name] for name in spec.given}
+        for name in sorted(_TOLD_BY_TRACE.keys() & spec.given):
+            raise AllocatorError(
+                f"go: a recording says {_TOLD_BY_TRACE[name]}: leave out {name}={given[name]}"
+            )
         options = {**spec.options, **chosen, **given}
-        self._one_p = options["procs"] == 1
+        self._one_p = bool(options["procs"] == 1)
+        self._gogc = options["gogc"]
         self._go = Go(**options)
         self._go.native.record_placements(True)
         self._classes = _Classes.of(self._go)
@@ -211,6 +230,8 @@ class _Comparison:
         self._before_collections = _Slots()
         self._all = _Slots()
         self._collections = 0
+        self._beginning: _Beginning | None = None  # What the next rows are to begin.
+        self._marking: int | None = None  # The collection that marks.
 
     # ---- The start ----
 
@@ -218,8 +239,8 @@ class _Comparison:
         """Let the model have the spans and objects of the start; return whether slots follow in one order.
 
         Each span is filled, in the order of addresses, and what was free in it is let go of: then a
-        collection leaves the same slots free. Which span a P had in its cache, and where its tiny block
-        ends, nobody tells; with one P, and one span a class that has room, there is no choice.
+        collection leaves the same slots free. Which span a P had in its cache nobody tells; with one P, and
+        one span a class that has room, there is no choice.
         """
         rows: list[tuple[int, int, int, int]] = []  # Op, object, size, noscan.
         fillers = 0
@@ -240,7 +261,10 @@ class _Comparison:
                 size = _TINY_BLOCK_BYTES if span_class == _TINY else size
                 rows.append((ALLOC, name, size, span_class & 1))
         rows += [(FREE, _FILLERS + k, 0, 0) for k in range(fillers)]
-        rows.append((GC, 0, 0, 0))
+        # From here on it collects when it is told to.
+        self._collect()
+        if not rows:
+            return self._one_p
         op, name, size, noscan = zip(*rows, strict=True)
         thread = int(start["thread"][0]) if len(start["thread"]) else 0
         self._feed(
@@ -254,21 +278,76 @@ class _Comparison:
             }
         )
         self._go.native.take_placements()
+        self._collect()
         return self._one_p and all(count <= 1 for count in with_room.values())
+
+    def _collect(self) -> None:
+        self._go.native.begin_recorded_cycle()
+        self._go.native.end_recorded_cycle(sweeps=True)
 
     # ---- The events ----
 
     def follow(self, rows: Columns) -> None:
-        """Carry out the next rows, and compare spans before each collection."""
+        """Carry out the next rows, and compare spans where collections begin."""
         self._real.add(self._trace.span_events())
         done = 0
         for at in np.flatnonzero(rows["op"] == GC).tolist():
-            self._carry_out(_from(rows, done, at))
-            self._compare_spans()
-            self._collections += 1
-            self._carry_out(_from(rows, at, at + 1))
+            self._go_on(_from(rows, done, at))
+            self._announce(int(rows["thread"][at]))
             done = at + 1
-        self._carry_out(_from(rows, done))
+        self._go_on(_from(rows, done))
+
+    def _announce(self, thread: int) -> None:
+        """Take note that a collection begins, which the allocation that started it is to come before."""
+        if self._beginning is not None:
+            self._begin_cycle()
+        self._end_cycle()
+        self._real.advance(self._events)
+        self._beginning = _Beginning(
+            self._collections, thread, self._real.spans.copy(), self._real.pages.copy()
+        )
+        self._collections += 1
+        self._events += 1
+
+    def _go_on(self, rows: Columns) -> None:
+        if not len(rows["op"]):
+            return
+        if (beginning := self._beginning) is not None:
+            # malloc.go starts a cycle when it has the slot, and the tracer is told of the object after that.
+            is_started_by_first = (
+                not self._trace.collections()["is_explicit"][beginning.number]
+                and rows["op"][0] == ALLOC
+                and rows["thread"][0] == beginning.thread
+            )
+            if is_started_by_first:
+                self._carry_out(_from(rows, 0, 1))
+                rows = _from(rows, 1)
+            self._begin_cycle()
+        if self._marking is not None:
+            end_ns = int(self._trace.collections()["end_ns"][self._marking])
+            stop = len(rows["op"])
+            if end_ns >= 0:
+                stop = int(np.searchsorted(rows["time_ns"], end_ns, side="right"))
+            self._carry_out(_from(rows, 0, stop))
+            if stop == len(rows["op"]):
+                return
+            self._end_cycle()
+            rows = _from(rows, stop)
+        self._carry_out(rows)
+
+    def _begin_cycle(self) -> None:
+        begun = self._beginning
+        assert begun is not None
+        # What the last one left is swept first, as by the runtime (gcStart).
+        self._go.native.begin_recorded_cycle()
+        self._marking, self._beginning = begun.number, None
+        self._compare_spans(begun.spans, begun.pages)
+
+    def _end_cycle(self) -> None:
+        if self._marking is not None:
+            is_explicit = bool(self._trace.collections()["is_explicit"][self._marking])
+            self._go.native.end_recorded_cycle(sweeps=is_explicit)
+        self._marking = None
 
     def _feed(self, rows: Columns) -> None:
         self._go.feed(
@@ -298,33 +377,33 @@ class _Comparison:
         addresses = rows["address"][allocates].tolist()
         partner: dict[int, int] = {}
         taken: dict[int, int] = {}
-        same = 0
+        counts = [self._all] + ([self._before_collections] if not self._collections else [])
         for k, row in enumerate(allocates.tolist()):
             self._real.advance(self._events + row)
             base, span_class = self._real.of_page[addresses[k] // PAGE_BYTES]
             slot_bytes = self._classes.slot_bytes[span_class]
-            if (
+            is_same = (
                 span_class == model_class[k]
                 and (addresses[k] - base) // slot_bytes == model_offset[k] // slot_bytes
                 and partner.setdefault(base, model_base[k]) == model_base[k]
                 and taken.setdefault(model_base[k], base) == base
-            ):
-                same += 1
-        for each in [self._all] + ([self._before_collections] if not self._collections else []):
-            each.compared += len(addresses)
-            each.same += same
+            )
+            for count in counts:
+                # Where the tiny block of the start ends, and what goes into it yet, nobody tells.
+                if span_class != _TINY or count is self._all:
+                    count.compared += 1
+                    count.same += is_same
 
-    def _compare_spans(self) -> None:
-        self._real.advance(self._events)
+    def _compare_spans(self, real_spans: Counts, real_pages: Counts) -> None:
         spans = self._go.native.spans()
         classes = spans["span_class"][spans["manual"] == 0]
         pages = spans["pages"][spans["manual"] == 0]
         self._moments.append(
             _Moment(
                 self._events,
-                self._real.spans.copy(),
+                real_spans,
                 np.bincount(classes, minlength=SPAN_CLASSES),
-                self._real.pages.copy(),
+                real_pages,
                 np.bincount(classes, pages, SPAN_CLASSES).astype(np.int64),
             )
         )
@@ -342,15 +421,21 @@ class _Comparison:
     def report(self) -> Report:
         """Return what was found once all rows were followed."""
         self._real.add(self._trace.span_events())
-        self._compare_spans()
+        if self._beginning is not None:
+            self._begin_cycle()
+        if self._marking is not None and self._trace.collections()["end_ns"][self._marking] >= 0:
+            self._end_cycle()
+        self._real.advance(self._events)
+        self._compare_spans(self._real.spans, self._real.pages)
         model = [now - then for now, then in zip(self._model_counts(), self._model_at_start, strict=True)]
         real = [
             now - then
             for now, then in zip((self._real.allocated, self._real.freed), self._real_at_start, strict=True)
         ]
         ps = f"{self._trace.counts()['max_procs']:,} P{'' if self._one_p else 's'}"
+        green = "with" if self._go.has_greentea else "without"
         return Report(
-            model=f"model of Go {self._go.version} {'with' if self._go.has_greentea else 'without'} green tea",
+            model=f"model of Go {self._go.version} {green} green tea",
             truth=f"what a Go runtime wrote down of itself (go 1.{self._trace.version} trace, {ps})",
             events=self._events,
             checkpoints=len(self._moments),
@@ -431,8 +516,8 @@ class _Comparison:
                 ]
             )
         return Table(
-            "spans in use before each collection",
-            ["before", "events", "spans", "model", "in spans_bytes", "model_bytes", "difference"],
+            "spans in use when each collection begins",
+            ["when", "events", "spans", "model", "in spans_bytes", "model_bytes", "difference"],
             rows,
             len(chosen),
         )
@@ -441,20 +526,20 @@ class _Comparison:
         counts = self._trace.counts()
         sizes = counts["exact_sizes"] + counts["class_sizes"]
         texts = [
-            "sweeping: the model's is over when a collection is; the runtime's goes on in the background and "
-            "before allocations, which meanwhile take new spans, or take over one that they swept empty",
-            "marking: an object dies before the collection that found it, and one that is born while it marks "
-            "takes a slot of the spans that the model has swept",
-            f"the start: {counts['objects_at_start']:,} objects were there and are in their slots; which spans "
-            "Ps had in their caches, and where their tiny blocks ended, no event tells",
-            f"sizes: exact for {counts['exact_sizes']:,} of {sizes:,} objects, and the class of the others: "
-            "spans do not depend on it",
+            "sweeping: the background goroutine sweeps when it has a processor, which the model reckons from "
+            "the trace's time; a span that is swept too late, or too soon, is another's to fill",
+            f"the start: {counts['objects_at_start']:,} objects were there and are in their slots; which "
+            "spans Ps had in their caches, and where their tiny blocks ended, no event tells (tiny objects "
+            "are not among the slots until a collection)",
+            f"sizes: exact for {counts['exact_sizes']:,} of {sizes:,} objects; of the others the class, "
+            "which is all that spans depend on",
+            f"GOGC is not in the trace; {self._gogc} sets how soon all must be swept (go:gogc=...)",
             f"stacks and work buffers have spans of their own and are left out ({counts['manual_spans']:,})",
         ]
         if not self._one_p:
             texts.append(
-                f"several Ps: events of several threads are in the order of a coarse clock, and which P "
-                "has which span in its cache at the start is not known, so that slots soon differ"
+                "several Ps: their events are in the order of a coarse clock, and which of them had which "
+                "span at the start is not known, so that slots soon differ"
             )
         if not self._has_one_order:
             texts.append("slots are told and not judged: who takes which of several spans with room is open")
