@@ -111,6 +111,9 @@ def cli() -> None:
 @click.option(
     "--frames", type=int, help="With --sites: the innermost frames to keep, up to 128  [default: 32]."
 )
+@click.option(
+    "--go", is_flag=True, help="Run a Go program that traces itself, or go test (docs/how-to/go-programs.md)."
+)
 @click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
 def record(
@@ -119,6 +122,7 @@ def record(
     follow_fork: bool,
     sites: bool,
     frames: int | None,
+    go: bool,
     recover: str | None,
     quiet: bool,
 ) -> int:
@@ -136,6 +140,12 @@ def record(
         raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
     if frames is not None and not sites:
         raise click.UsageError("--frames goes with --sites")
+    if go:
+        if sites or follow_fork:
+            raise click.UsageError(
+                "--go has Go's own tracer record: --sites and --follow-fork do not go with it"
+            )
+        return recording.record_go(list(command), output, quiet)
     return recording.record(
         list(command),
         output,

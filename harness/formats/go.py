@@ -26,12 +26,15 @@ Columns = dict[str, NDArray[Any]]
 _HEADER = re.compile(rb"go 1\.\d{1,3} trace\0\0\0")
 _BLOCK_BYTES = 1 << 20
 
+# Go 1.23 traces less than Go 1.24 does, in one format.
+_AMBIGUOUS_VERSION = 23
+
 # Which releases write a version of the format.
 _RELEASES = {23: "1.23 or 1.24", 25: "1.25", 26: "1.26 or 1.27"}
 
 # Mended even where the reading is strict: events of several threads are ordered by a clock that is coarser
-# than they are, so that any trace of several Ps has a few.
-_REORDERED = ("late_frees", "late_span_frees", "clock_steps_back")
+# than they are, so that a trace of several Ps may have a few.
+_REORDERED = ("waited", "late_frees", "late_span_frees", "untold_spans")
 _MENDED = (
     "unseen_frees",
     "unknown_frees",
@@ -137,16 +140,9 @@ class GoTrace:
     def losses(self) -> list[str]:
         """What of the program's allocations the trace does not tell, in words."""
         counts = self.counts()
-        texts = []
-        if counts["class_sizes"]:
-            known = counts["exact_sizes"] + counts["class_sizes"]
-            texts.append(
-                f"of {counts['class_sizes']:,} of {known:,} objects Go's trace tells the size class, not the "
-                f"size: the largest request of the class was taken"
-            )
-        texts.append(
-            "deaths are as the collector saw them: each stands right before the collection that found it"
-        )
+        texts = ["Go's trace tells no call stacks of allocations: types stand for sites"]
+        if self._reader.version == _AMBIGUOUS_VERSION and counts["allocations"] and not counts["tiny_joins"]:
+            texts.append("Go 1.23 tells of a block of tiny objects the first alone")
         if self._reader.cut:
             texts.append(f"read up to a fault: {self._reader.cut}")
         return texts

@@ -73,10 +73,11 @@ struct GoCounts {
   std::uint64_t stack_events = 0;
   std::uint64_t max_procs = 0;
 
-  std::uint64_t late_frees = 0;  // Stood behind the next allocation of the slot.
-  std::uint64_t late_span_frees = 0;
-  std::uint64_t clock_steps_back = 0;
+  std::uint64_t untold_spans = 0;  // Of which the trace tells the begin or the end alone.
+  std::uint64_t waited = 0;        // Events that stood before another thread's that they follow.
 
+  std::uint64_t late_frees = 0;  // Came after the next allocation of the slot, however long that waited.
+  std::uint64_t late_span_frees = 0;
   std::uint64_t unseen_frees = 0;   // Never came; the slot was given out again.
   std::uint64_t unknown_frees = 0;  // Dropped.
   std::uint64_t unknown_spans = 0;  // Objects in no span: dropped.
@@ -103,13 +104,29 @@ class GoTrace {
   std::optional<GoRows> take() {
     GoEvent event;
     while (ready_rows_ < kChunkRows && !is_done_) {
+      if (!waiting_.empty()) {
+        const std::optional<std::uint64_t> next_ticks = wire_.next_ticks();
+        if (!next_ticks || *next_ticks > waiting_.front().time_ticks + kMostTicksAhead) {
+          is_forced_ = true;
+          static_cast<void>(follow(waiting_.front()));
+          is_forced_ = false;
+          stop_waiting(waiting_.begin());
+          continue;
+        }
+      }
       if (!wire_.next(event)) {
         if (!has_ended_) return std::nullopt;
         finish();
         break;
       }
       if (wire_.counts().generations != known_generation_) begin_generation(event);
-      follow(event);
+      if (!follow(event)) {
+        ++counts_.waited;
+        waiting_.push_back(event);
+        wire_.hold(event.machine);
+      } else if (!waiting_.empty()) {
+        follow_waiting();
+      }
     }
     if (ready_.empty()) return std::nullopt;
     GoRows rows = std::move(ready_.front());
@@ -131,6 +148,11 @@ class GoTrace {
   static constexpr std::uint64_t kAddressSpaceBytes = std::uint64_t{1} << 47;
   // A tick of a clock whose frequency the trace does not tell; the runtime's are 64 cycles or so.
   static constexpr std::uint64_t kUnknownTicksPerSecond = 50'000'000;
+  // Go 1.23 leaves a span's event out where its thread is within another of its own (traceTryAcquire in
+  // mheap.go); its format is that of Go 1.24, which does not.
+  static constexpr int kTellsAllSpans = 25;
+  // How far a thread's times can run ahead: a tick an event, and a batch of 64 KiB has no more of them.
+  static constexpr std::uint64_t kMostTicksAhead = 64 << 10;
 
   struct Span {
     std::uint64_t page = 0;
@@ -231,6 +253,29 @@ class GoTrace {
         "GODEBUG=traceallocfree=1 in its environment from the start");
   }
 
+  // ---- Threads that wait for each other ----
+  //
+  // The runtime puts a tick at least between two events of a thread, so that a busy one's times run ahead of
+  // the clock, and of what other threads do after it. An event that cannot be yet waits for what must have
+  // been before: an allocation for the free of its slot, a free for the allocation.
+
+  // Whether the event's turn has not come; forced, it never has.
+  bool must_wait(bool is_impossible) const { return is_impossible && !is_forced_; }
+
+  void follow_waiting() {
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
+      it = follow(*it) ? stop_waiting(it) : it + 1;
+    }
+  }
+
+  // The first again, since what could not be before may be possible now.
+  std::vector<GoEvent>::iterator stop_waiting(std::vector<GoEvent>::iterator it) {
+    const std::uint32_t machine = it->machine;
+    waiting_.erase(it);
+    wire_.release(machine);
+    return waiting_.begin();
+  }
+
   // ---- Generations, clock, processors ----
 
   void begin_generation(const GoEvent& event) {
@@ -271,10 +316,7 @@ class GoTrace {
   }
 
   void tell_time(const GoEvent& event) {
-    if (event.time_ticks < last_ticks_) {
-      ++counts_.clock_steps_back;
-      return;
-    }
+    if (event.time_ticks <= last_ticks_) return;
     last_ticks_ = event.time_ticks;
     now_ns_ = std::max(now_ns_, to_ns(event.time_ticks));
   }
@@ -291,7 +333,8 @@ class GoTrace {
 
   // ---- Events ----
 
-  void follow(const GoEvent& event) {
+  // False where the event must wait.
+  bool follow(const GoEvent& event) {
     const std::uint64_t first = event.arguments[0];
     const std::uint64_t second = event.arguments[1];
     tell_time(event);
@@ -315,27 +358,22 @@ class GoTrace {
         if (is_collecting_) end_collection();
         break;
       case kGoSpan:
-        add_span(event, true);
-        break;
+        return add_span(event, true);
       case kGoSpanAlloc:
         end_start();
-        add_span(event, false);
-        break;
+        return add_span(event, false);
       case kGoSpanFree:
         end_start();
-        free_span(event);
-        break;
+        return free_span(event);
       case kGoHeapObject:
         exist(event);
         break;
       case kGoHeapObjectAlloc:
         end_start();
-        allocate(event);
-        break;
+        return allocate(event);
       case kGoHeapObjectFree:
         end_start();
-        release(event);
-        break;
+        return release(event);
       case kGoStackExists:
       case kGoStackAlloc:
       case kGoStackFree:
@@ -344,6 +382,7 @@ class GoTrace {
       default:
         break;
     }
+    return true;
   }
 
   // ---- Collections ----
@@ -432,7 +471,7 @@ class GoTrace {
 
   // ---- Spans ----
 
-  void add_span(const GoEvent& event, bool exists) {
+  bool add_span(const GoEvent& event, bool exists) {
     const std::uint64_t page = event.arguments[0];
     const std::uint64_t pages = event.arguments[1];
     const std::uint64_t kind = event.arguments[2];
@@ -449,11 +488,17 @@ class GoTrace {
                                        std::to_string(kind) + ", expected one that Go's heap has");
       }
       ++counts_.bad_spans;
-      return;
+      return true;
     }
     if (const Span* const old = spans_.find(page + 1)) {
+      if (must_wait(!exists)) return false;
+      const bool is_untold = old->is_manual() && !tells_all_spans();
       forget(*old);
-      if (!exists) ++late_span_frees_[page];
+      if (is_untold) {
+        ++counts_.untold_spans;
+      } else if (!exists) {
+        ++late_span_frees_[page];
+      }
     }
     const Span span{page, pages, is_manual ? GoSpanEvents::kNoClass : static_cast<std::uint32_t>(span_class)};
     spans_.insert(page + 1, span);
@@ -464,26 +509,45 @@ class GoTrace {
       pages_.insert(id, {page, true});
     }
     note_span(span, false);
+    return true;
   }
 
-  void free_span(const GoEvent& event) {
+  bool free_span(const GoEvent& event) {
     const std::uint64_t page = event.arguments[0];
     const auto late = late_span_frees_.find(page);
     if (late != late_span_frees_.end()) {
       ++counts_.late_span_frees;
       if (--late->second == 0) late_span_frees_.erase(late);
-      return;
+      return true;
     }
     const Span* const found = spans_.find(page + 1);
+    if (!tells_all_spans() && (found == nullptr || holds_objects(*found))) {
+      ++counts_.untold_spans;
+      return true;
+    }
+    if (must_wait(found == nullptr)) return false;
     if (found == nullptr) {
       if (!is_lenient_) {
         GoWire::fault(event.place, "found the free of a span at page " + std::to_string(page) +
                                        ", where none is; expected one that was allocated");
       }
       ++counts_.bad_spans;
-      return;
+      return true;
     }
     forget(*found);
+    return true;
+  }
+
+  bool tells_all_spans() const { return wire_.version() >= kTellsAllSpans; }
+
+  bool holds_objects(const Span& span) {
+    if (span.is_manual()) return false;
+    const std::uint64_t begin = span.page * GoSizeClasses::kPageBytes;
+    const std::uint64_t end = begin + span.pages * GoSizeClasses::kPageBytes;
+    for (std::uint64_t slot = begin; slot + span.slot_bytes() <= end; slot += span.slot_bytes()) {
+      if (slots_.find(slot / 8 + 1) != nullptr) return true;
+    }
+    return false;
   }
 
   // By value: what is erased moves others.
@@ -514,10 +578,14 @@ class GoTrace {
     to.time_ns.push_back(now_ns_);
   }
 
+  const Span* find_span(std::uint64_t address) {
+    const SpanPage* const page = pages_.find(address / GoSizeClasses::kPageBytes + 1);
+    return page == nullptr ? nullptr : spans_.find(page->first_page + 1);
+  }
+
   // The span that an object lies in; null where none is known, which a strict reader reports.
   const Span* span_of(const GoEvent& event, std::uint64_t address) {
-    const SpanPage* const page = pages_.find(address / GoSizeClasses::kPageBytes + 1);
-    const Span* const span = page == nullptr ? nullptr : spans_.find(page->first_page + 1);
+    const Span* const span = find_span(address);
     if (span == nullptr) {
       if (!is_lenient_) {
         GoWire::fault(event.place, "found an object at 0x" + hexadecimal(*wire_.heap_address() + address) +
@@ -603,10 +671,10 @@ class GoTrace {
     existing_ = {};
   }
 
-  void allocate(const GoEvent& event) {
+  bool allocate(const GoEvent& event) {
+    if (must_wait(find_span(event.arguments[0] * 8) == nullptr)) return false;
     Existing object;
-    if (!describe(event, object)) return;
-    ++counts_.allocations;
+    if (!describe(event, object)) return true;
     const std::uint64_t id = object.slot / 8 + 1;
     const Slot* const found = slots_.find(id);
     std::uint32_t before = kNone;
@@ -616,11 +684,14 @@ class GoTrace {
       if (is_tiny_ && (found->segment > front_segment() || front_segment() == 0)) {
         before = found->head;
         ++counts_.tiny_joins;
+      } else if (must_wait(true)) {
+        return false;
       } else {
         die(id, proc_of(event));
         late_.insert(id);
       }
     }
+    ++counts_.allocations;
     object.row.object = take_object();
     next_in_slot_[object.row.object] = before;
     if (before == kNone) {
@@ -631,6 +702,7 @@ class GoTrace {
     if (is_tiny_) fit_into_block(object, id);
     ++(is_exact_ ? counts_.exact_sizes : counts_.class_sizes);
     segments_.back().rows.add(object.row, now_ns_);
+    return true;
   }
 
   // Chooses, for a tiny object whose size the type does not tell, the largest that leaves room for all that
@@ -656,23 +728,27 @@ class GoTrace {
     tiny_blocks_.insert(id, {back_segment_, begin, segments_.back().rows.count, is_exact_});
   }
 
-  void release(const GoEvent& event) {
+  bool release(const GoEvent& event) {
     const std::uint64_t id = event.arguments[0] + 1;
+    const bool is_late = late_.erase(id) != 0;
+    const bool is_unknown = slots_.find(id) == nullptr;
+    if (must_wait(!is_late && is_unknown)) return false;
     ++counts_.free_events;
-    if (late_.erase(id) != 0) {
+    if (is_late) {
       ++counts_.late_frees;
-      return;
+      return true;
     }
-    if (slots_.find(id) == nullptr) {
+    if (is_unknown) {
       if (!is_lenient_) {
         GoWire::fault(event.place, "found the free of 0x" +
                                        hexadecimal(*wire_.heap_address() + event.arguments[0] * 8) +
                                        ", where no object lives; expected one that was allocated");
       }
       ++counts_.unknown_frees;
-      return;
+      return true;
     }
     die(id, proc_of(event));
+    return true;
   }
 
   // Puts the death of all that is in a slot before the collection that found it.
@@ -749,6 +825,9 @@ class GoTrace {
   // What describe() says of the object beside its row.
   bool is_tiny_ = false;
   bool is_exact_ = false;
+
+  std::vector<GoEvent> waiting_;  // One a thread at most.
+  bool is_forced_ = false;
 
   bool is_collecting_ = false;
   std::deque<Segment> segments_;    // Of the collection being swept, and of the one under way.

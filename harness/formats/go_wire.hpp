@@ -134,6 +134,25 @@ class GoWire {
     }
   }
 
+  // The time of the event that next() would give; none where the generation has no other thread's left.
+  std::optional<std::uint64_t> next_ticks() const {
+    if (heap_.empty()) return std::nullopt;
+    return cursors_[heap_[0]].event.time_ticks;
+  }
+
+  // Takes no more events of a thread, the last of which must wait for another thread's; and takes them again.
+  // A generation ends when none of its threads has events left, so that each must be released.
+  void hold(std::uint32_t machine) {
+    std::erase_if(heap_, [&](std::size_t i) { return cursors_[i].machine == machine; });
+    make_heap();
+  }
+  void release(std::uint32_t machine) {
+    const auto found = std::ranges::lower_bound(cursors_, machine, {}, &Cursor::machine);
+    if (found->is_done) return;
+    heap_.push_back(static_cast<std::size_t>(found - cursors_.begin()));
+    make_heap();
+  }
+
   [[noreturn]] static void fault(std::uint64_t place, const std::string& what) {
     throw RecordFault("byte " + std::to_string(place) + ": " + what);
   }
@@ -200,6 +219,7 @@ class GoWire {
     Bytes bytes = Bytes(nullptr, nullptr);
     std::uint64_t time_ticks = 0;
     std::uint64_t most_ticks = UINT64_MAX;
+    bool is_done = false;
     GoEvent event;  // The next.
   };
 
@@ -482,8 +502,12 @@ class GoWire {
     for (std::size_t i = 0; i < cursors_.size(); ++i) {
       if (advance(cursors_[i])) heap_.push_back(i);
     }
-    for (std::size_t i = heap_.size(); i-- > 0;) sift_down(i);
+    make_heap();
     is_merging_ = true;
+  }
+
+  void make_heap() {
+    for (std::size_t i = heap_.size(); i-- > 0;) sift_down(i);
   }
 
   bool take(GoEvent& event) {
@@ -504,7 +528,10 @@ class GoWire {
     while (true) {
       while (cursor.bytes.empty()) {
         if (cursor.next_batch > 0) batches_[cursor.batches[cursor.next_batch - 1]].data = {};
-        if (cursor.next_batch == cursor.batches.size()) return false;
+        if (cursor.next_batch == cursor.batches.size()) {
+          cursor.is_done = true;
+          return false;
+        }
         const Batch& batch = batches_[cursor.batches[cursor.next_batch++]];
         cursor.bytes = Bytes(batch.data);
         cursor.time_ticks = batch.time_ticks;

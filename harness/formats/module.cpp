@@ -181,7 +181,8 @@ nb::dict counts(const formats::GoTrace& trace) {
   result["max_procs"] = heap.max_procs;
   result["late_frees"] = heap.late_frees;
   result["late_span_frees"] = heap.late_span_frees;
-  result["clock_steps_back"] = heap.clock_steps_back;
+  result["untold_spans"] = heap.untold_spans;
+  result["waited"] = heap.waited;
   result["unseen_frees"] = heap.unseen_frees;
   result["unknown_frees"] = heap.unknown_frees;
   result["unknown_spans"] = heap.unknown_spans;
