@@ -263,9 +263,9 @@ class Spec:
     def assumed_of_trace(self) -> list[str]:
         """Say which options the trace set, why, and how to have them otherwise."""
         return [
-            f"{name}={option_text(self.options[name])}, since the trace has the collections of its own "
-            "program's collector, which found its objects dead: a collector that decides for itself would "
-            f"hold the same garbage a second time; for that choose it: {self.name}:{name}={option.default}"
+            f"{name}={option_text(self.options[name])}, since the trace has its own program's collections, "
+            "each where it found objects dead: a collector that decides for itself finds nothing between "
+            f"them; for that choose it: {self.name}:{name}={option.default}"
             for name in self.set_by_trace
             for option in options_of(self.factory)
             if option.name == name

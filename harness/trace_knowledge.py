@@ -52,8 +52,8 @@ class Knowledge:
         texts = []
         if self.is_collected:
             texts.append(
-                "the trace: an object dies where a collector's sweep found it dead, later than the program "
-                "let go of it: what is held is an upper bound"
+                "the trace: an object dies where its own collector found it dead, later than the program let "
+                "go of it: that garbage counts as live, and what is held is an upper bound"
             )
         if not self.knows_requests:
             texts.append(
