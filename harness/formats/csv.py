@@ -127,19 +127,13 @@ class CsvTable:
 
     def _parsed(self, block: bytes, first_row: int) -> tuple[NDArray[np.uint64], pa.Table]:
         """Return the rows of whole lines, and where each stands."""
-        broken: list[int] = []
-
-        def skip(row: arrow_csv.InvalidRow) -> str:
-            broken.append(row.number or 0)
-            return "skip" if self._is_lenient else "error"
-
         keys = [str(number) for number in range(len(self.names))]  # Names may stand twice.
         try:
             # One thread, for only then does a broken row know its number.
             table = arrow_csv.read_csv(
                 pa.BufferReader(block),
                 arrow_csv.ReadOptions(use_threads=False, block_size=2 * len(block) + 1, column_names=keys),
-                arrow_csv.ParseOptions(delimiter=self._separator, invalid_row_handler=skip),
+                arrow_csv.ParseOptions(delimiter=self._separator),
                 arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(keys, pa.string()),
                     strings_can_be_null=False,
@@ -148,29 +142,28 @@ class CsvTable:
                 ),
             )
         except pa.ArrowException as error:
+            if "Empty CSV file" in str(error):
+                return np.zeros(0, np.uint64), pa.table({key: [] for key in keys})
+            if self._is_lenient:
+                return self._parsed_singly(block, first_row)
             found = _BROKEN_ROW.search(str(error))
-            if found and not self._is_lenient:
+            if found:
                 number, expected, values, text = found.groups()
                 row = first_row + int(number) - 1
                 raise TraceError(
                     f"{self.path}: row {row}: found {values} values in {shown(text)}, "
                     f"expected {expected}{REMEDY}"
                 ) from error
-            if "Empty CSV file" in str(error):
-                return np.zeros(0, np.uint64), pa.table({key: [] for key in keys})
             raise unreadable(self.path, error, f"row {first_row} or after: ") from error
         count = table.num_rows
-        lines = [line for line in block.split(b"\n") if line.strip(b"\r")] if self._is_lenient else []
-        if self._is_lenient and len(lines) != count + len(broken):
-            # A quote that nobody closed has swallowed what follows it: each line for itself, then.
-            return self._parsed_singly(lines, first_row)
-        self._bad_rows += len(broken)
-        rows = np.arange(first_row, first_row + count + len(broken), dtype=np.uint64)
-        if broken:
-            rows = np.delete(rows, [number - 1 for number in broken])[:count]
-        return rows, table
+        # A quote that nobody closed has swallowed what follows it: each line for itself, then.
+        if self._is_lenient and len(_lines(block)) != count:
+            return self._parsed_singly(block, first_row)
+        return np.arange(first_row, first_row + count, dtype=np.uint64), table
 
-    def _parsed_singly(self, lines: list[bytes], first_row: int) -> tuple[NDArray[np.uint64], pa.Table]:
+    def _parsed_singly(self, block: bytes, first_row: int) -> tuple[NDArray[np.uint64], pa.Table]:
+        """Return the rows that are whole, each line for itself."""
+        lines = _lines(block)
         rows, kept = [], []
         for row, line in enumerate(lines, first_row):
             try:
@@ -227,6 +220,10 @@ def _header(head: bytes) -> tuple[str, list[str]]:
         readings.append((separator, [name.strip() for name in names]))
     # The first of those that make the most names of it.
     return max(readings, key=lambda reading: len(reading[1]))
+
+
+def _lines(block: bytes) -> list[bytes]:
+    return [line for line in block.split(b"\n") if line.strip(b"\r")]
 
 
 def _chunk(table: pa.Table, number: int) -> pa.Array:

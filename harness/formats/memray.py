@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -117,8 +118,8 @@ class MemrayTrace(AddressTrace):
         texts.append("memray keeps no times")
         if self._mappings or self._unmappings:
             texts.append(
-                f"left out: {self._mappings:,} mmaps of {self._mapped_bytes:,} bytes in all and "
-                f"{self._unmappings:,} munmaps, Python's own arenas among them"
+                f"left out: mappings, such as Python's arenas ({self._mappings:,} mmaps of "
+                f"{self._mapped_bytes:,} bytes, {self._unmappings:,} munmaps)"
             )
         if self._aligned:
             texts.append(f"memray keeps no alignments: {self._aligned:,} aligned allocations count as plain")
@@ -189,10 +190,12 @@ class Memray:
 def _opened(path: str) -> FileReader:
     try:
         import memray
+        from memray._memray import set_log_level
     except ImportError as error:
         raise HarnessError(f"{path}: {_REMEDY_WITHOUT_MEMRAY}") from error
     if path == "-" or "://" in path:
         raise TraceError(f"{path}: memray reads files of this machine only; expected a path")
+    set_log_level(logging.CRITICAL)  # What it finds damaged, we tell.
     try:
         reader = memray.FileReader(path)
     except Exception as error:  # Of many kinds, memray's C++ exceptions among them.
