@@ -204,14 +204,11 @@ def test_a_killed_program_leaves_what_it_did_so_far(tmp_path):
     assert "the capture breaks off: what came after is not known" in result.warnings
 
 
-@pytest.mark.parametrize("is_compressed", [False, True])
-@pytest.mark.parametrize("part", [0.3, 0.7, 0.99])
+@pytest.mark.parametrize(("part", "is_compressed"), [(0.3, False), (0.7, False), (0.99, True)])
 def test_a_capture_cut_short_is_told_or_read_as_far_as_it_goes(plain, tmp_path, part, is_compressed):
     data = plain[0].read_bytes()
     if not is_compressed:
         data = pa.CompressedInputStream(pa.BufferReader(data), "lz4").read()
-    elif part < 0.9:
-        return  # Of LZ4's few blocks the first is not whole.
     path = tmp_path / "cut.bin"
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(
