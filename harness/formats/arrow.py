@@ -23,6 +23,10 @@ _FILE_MAGIC = b"ARROW1\0\0"
 _STREAM_MAGIC = b"\xff\xff\xff\xff"
 _FEATHER_1_MAGIC = b"FEA1"
 
+_PIECE_BYTES = 1 << 20
+# What Arrow raises where a file is damaged; MemoryError where it asks for more than there is.
+_DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError)
+
 
 class ArrowTable:
     """An Arrow stream or file of any columns."""
@@ -41,10 +45,9 @@ class ArrowTable:
                 raise TraceError(f"{path}: found Feather of version 1, expected version 2: write it anew")
             if magic != _FILE_MAGIC and not magic.startswith(_STREAM_MAGIC):
                 raise TraceError(f"{path}: found no Arrow stream or file, expected one")
-            self._reader = pa.ipc.open_stream(
-                stream if magic == _FILE_MAGIC else pa.PythonFile(_Rejoined(magic, stream), mode="r")
-            )
-        except (OSError, pa.ArrowException, ValueError) as error:
+            first = b"" if magic == _FILE_MAGIC else magic
+            self._reader = pa.ipc.open_stream(pa.PythonFile(_Bytes(first, stream), mode="r"))
+        except _DAMAGE as error:
             raise unreadable(path, error, "byte 0 or after: ") from error
         self.names: list[str] = list(self._reader.schema.names)
 
@@ -62,12 +65,12 @@ class ArrowTable:
                     rows = np.arange(row, row + part.num_rows, dtype=np.uint64)
                     yield Batch(rows, {name: part.column(name) for name in names})
                     row += part.num_rows
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except _DAMAGE as error:
             raise unreadable(self.path, error, f"row {row} or after: ") from error
 
 
-class _Rejoined:
-    """A stream of which the first bytes have been read."""
+class _Bytes:
+    """A stream of which the first bytes have been read, and which takes nobody's word for its length."""
 
     closed = False
 
@@ -77,9 +80,20 @@ class _Rejoined:
 
     def read(self, count: int = -1) -> bytes:
         """Return so many bytes, fewer at the end."""
-        first, self._first = (self._first, b"") if count < 0 else (self._first[:count], self._first[count:])
-        more: bytes = self._rest.read(None if count < 0 else count - len(first))
-        return first + more
+        pieces, left = [], count
+        while left and (piece := self._piece(left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def _piece(self, most_bytes: int) -> bytes:
+        # What a damaged length asks for is not set aside before it is there.
+        size = _PIECE_BYTES if most_bytes < 0 else min(most_bytes, _PIECE_BYTES)
+        if self._first:
+            piece, self._first = self._first[:size], self._first[size:]
+        else:
+            piece = self._rest.read(size)
+        return piece
 
     def readable(self) -> bool:
         """Say yes."""

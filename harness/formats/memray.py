@@ -12,6 +12,7 @@ import io
 import logging
 import struct
 from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class MemrayTrace(AddressTrace):
         rows: list[tuple[int, ...]] = []  # As _columns() has them.
         pending: AllocationRecord | None = None  # A free that may be the first half of a realloc.
         number = -1
-        for number, record in enumerate(self._reader.get_allocation_records()):
+        for number, (record, site) in enumerate(self._read()):
             kind = record.allocator
             if pending is not None:
                 old = pending
@@ -80,7 +81,7 @@ class MemrayTrace(AddressTrace):
                             record.address,
                             old.address,
                             record.size,
-                            self._site(record),
+                            site,
                             number,
                         )
                     )
@@ -96,7 +97,7 @@ class MemrayTrace(AddressTrace):
             else:
                 self._aligned += kind in _ALIGNED
                 op = CALLOC if kind in _CALLOCS else ALLOC
-                rows.append((op, record.tid, record.address, 0, record.size, self._site(record), number))
+                rows.append((op, record.tid, record.address, 0, record.size, site, number))
             if len(rows) >= _BATCH_RECORDS:
                 yield self._columns(rows)
                 rows = []
@@ -129,7 +130,26 @@ class MemrayTrace(AddressTrace):
             texts.append("the capture breaks off: what came after is not known")
         return texts
 
+    def _read(self) -> Iterator[tuple[AllocationRecord, int]]:
+        """Yield what memray reads, as far as it does, each record with its site."""
+        records = iter(self._reader.get_allocation_records())
+        for number in count():
+            try:
+                record = next(records, None)
+                if record is None:
+                    return
+                site = self._site(record)
+            except Exception as error:  # Of many kinds, memray's C++ exceptions among them.
+                if self.reading.lenient:
+                    return
+                said = " ".join(str(error).split())
+                raise TraceError(f"{self.path}: record {number}: is damaged: {said}{REMEDY}") from error
+            yield record, site
+
     def _site(self, record: AllocationRecord) -> int:
+        """Return the number of the stack that asked for an allocation."""
+        if record.allocator in (*_FREES, _MMAP, _MUNMAP):
+            return 0
         key: tuple[int, ...] = (record.tid, record.stack_id)
         if self._is_native:
             key = (*key, record.native_stack_id, record.native_segment_generation)
@@ -164,7 +184,7 @@ class MemrayTrace(AddressTrace):
         if not self.reading.lenient:
             expected = f"{promised:,} records" if promised else "the end of the program"
             raise TraceError(
-                f"{self.path}: found its end after {found:,} records, expected {expected}{REMEDY}"
+                f"{self.path}: record {found}: found the capture's end, expected {expected}{REMEDY}"
             )
 
 

@@ -197,7 +197,9 @@ def test_a_killed_program_leaves_what_it_did_so_far(tmp_path):
         assert running.stdout.readline() == b"ready\n"
         time.sleep(0.5)
         running.send_signal(signal.SIGKILL)
-    with pytest.raises(TraceError, match=r"after [\d,]+ records, expected the end of the program; --lenient"):
+    with pytest.raises(
+        TraceError, match=r"record \d+: found the capture's end, expected the end of the program; --lenient"
+    ):
         converted(path)
     result, reader = converted(path, lenient=True)
     assert (columns_of(reader)["size"] > 600).sum() > 1_000
@@ -212,7 +214,7 @@ def test_a_capture_cut_short_is_told_or_read_as_far_as_it_goes(plain, tmp_path, 
     path = tmp_path / "cut.bin"
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(
-        TraceError, match=r"cut\.bin: found its end after [\d,]+ records, expected [\d,]+ records"
+        TraceError, match=r"cut\.bin: record \d+: found the capture's end, expected [\d,]+ records"
     ):
         converted(path)
     result, _ = converted(path, lenient=True)
