@@ -16,7 +16,7 @@ from harness.errors import HarnessError, TraceError
 from harness.formats import AS_IT_STANDS, Description, Reading, TraceSink
 from harness.formats.mapping import Batch, MappedTrace, expect_types
 from harness.formats.text import open_text, unreadable
-from harness.trace import BATCH_EVENTS
+from harness.trace import BATCH_EVENTS, DAMAGE
 
 # Arrow columnar format, "IPC File Format" and "Encapsulated message format".
 _FILE_MAGIC = b"ARROW1\0\0"
@@ -24,8 +24,6 @@ _STREAM_MAGIC = b"\xff\xff\xff\xff"
 _FEATHER_1_MAGIC = b"FEA1"
 
 _PIECE_BYTES = 1 << 20
-# What Arrow raises where a file is damaged; MemoryError where it asks for more than there is.
-_DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError)
 
 
 class ArrowTable:
@@ -47,9 +45,9 @@ class ArrowTable:
                 raise TraceError(f"{path}: found no Arrow stream or file, expected one")
             first = b"" if magic == _FILE_MAGIC else magic
             self._reader = pa.ipc.open_stream(pa.PythonFile(_Bytes(first, stream), mode="r"))
-        except _DAMAGE as error:
+            self.names: list[str] = list(self._reader.schema.names)
+        except DAMAGE as error:
             raise unreadable(path, error, "byte 0 or after: ") from error
-        self.names: list[str] = list(self._reader.schema.names)
 
     def batches(self, names: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows, a bounded number at a time."""
@@ -65,7 +63,7 @@ class ArrowTable:
                     rows = np.arange(row, row + part.num_rows, dtype=np.uint64)
                     yield Batch(rows, {name: part.column(name) for name in names})
                     row += part.num_rows
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise unreadable(self.path, error, f"row {row} or after: ") from error
 
 

@@ -1,38 +1,38 @@
 """Captures of memray, the memory profiler for Python: every allocation and free, with Python's stacks.
 
-memray's own library reads them. What malloc and its kin were asked for becomes rows; so does, where
-`--trace-python-allocators` was given, what Python's allocators were: memray sees no malloc within these.
-Mappings are left out.
+memray's own library reads them, in a process of its own (memray_process.py). What malloc and its kin were
+asked for becomes rows; so does, where `--trace-python-allocators` was given, what Python's allocators were:
+memray sees no malloc within these. Mappings are left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
+import os
+import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from harness.allocator import ALLOC, CALLOC, FREE, REALLOC
 from harness.errors import HarnessError, TraceError
 from harness.formats import AS_IT_STANDS, Description, Reading, TraceSink
+from harness.formats import memray_process as process
 from harness.formats.addresses import REMEDY, AddressTrace, Records
 from harness.formats.text import HEAD_BYTES
 from harness.sites import Frame, Sites, Stack, encode
+from harness.trace import reason
 
-if TYPE_CHECKING:
-    from memray import AllocationRecord, FileReader
-
-_BATCH_RECORDS = 1 << 16
-
-# src/memray/_memray/records.h and record_reader.cpp: a file begins with its magic, within an LZ4 frame
-# where the program ended well and memray compressed it. Behind magic, the format's version, Python's, and the
-# flags native_traces and file_format stand the statistics, written when the program ends.
+# src/memray/_memray/records.h and record_reader.cpp: a file begins with its magic, within an LZ4 frame where
+# the program ended well and memray compressed it. Behind magic, the format's version, Python's, and the flags
+# native_traces and file_format stand the statistics, written when the program ends.
 _MAGIC = b"memray\0"
 _LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _STATISTICS = struct.Struct("<Q")  # n_allocations, which counts frees, too; 0 until the program has ended.
@@ -41,76 +41,63 @@ _STATISTICS_OFFSET = len(_MAGIC) + 4 + 4 + 1 + 1
 # hooks.h: enum class Allocator.
 _PYMALLOC_FREE, _PYMALLOC_MALLOC, _PYMALLOC_CALLOC, _PYMALLOC_REALLOC = 1, 2, 3, 4
 _FREE, _MALLOC, _REALLOC, _CALLOC, _MMAP, _MUNMAP = 5, 6, 7, 8, 14, 15
-_FREES = (_FREE, _PYMALLOC_FREE)
-_CALLOCS = (_CALLOC, _PYMALLOC_CALLOC)
-# A realloc that succeeds is two records: a free of the old address, by the free of its kind, then this.
-_FREE_BEFORE = {_REALLOC: _FREE, _PYMALLOC_REALLOC: _PYMALLOC_FREE}
-_ALIGNED = range(9, 14)  # posix_memalign, aligned_alloc, memalign, valloc, pvalloc.
+_ALIGNED = (9, 10, 11, 12, 13)  # posix_memalign, aligned_alloc, memalign, valloc, pvalloc.
 
-_REMEDY_WITHOUT_MEMRAY = "reading captures of memray needs it: pip install 'alloc-harness[memray]'"
+_WITHOUT_MEMRAY = "reading captures of memray needs it: pip install 'alloc-harness[memray]'"
 
 
 class MemrayTrace(AddressTrace):
-    """A capture, read by memray's library; its stacks are numbered in the order in which they appear."""
+    """A capture; its stacks are numbered in the order in which they appear."""
 
     def __init__(self, path: str, reading: Reading = AS_IT_STANDS) -> None:
         super().__init__(path, reading, ("site",), unit="record", begins_late=True)
-        self._reader = _opened(path)
-        self._is_native = bool(self._reader.metadata.has_native_traces)
-        self.metadata = _described(self._reader)
-        self._site_numbers: dict[tuple[int, ...], int] = {}
-        self._stack_numbers: dict[Stack, int] = {(): 0}
+        self._messages = _Messages(path)
+        kind, said = self._messages.next()
+        if kind == process.MISSING:
+            raise HarnessError(f"{path}: {_WITHOUT_MEMRAY}")
+        if kind != process.DESCRIBED:
+            raise TraceError(f"{path}: is damaged: {said}")
+        if said["is_aggregated"]:
+            raise TraceError(
+                f"{path}: was made with --aggregate and holds sums, no allocations; run memray without it"
+            )
+        source = {name: said.pop(name) for name in ("program", "pid")}
+        self.metadata = {"source": {**source, "recorder": "memray"}, "memray": said}
+        self._stacks: list[Stack] = []
         self._mappings = self._mapped_bytes = self._unmappings = self._aligned = 0
         self._is_cut = False
 
     def records(self) -> Iterator[Records]:
         """Yield the records of malloc's kin, a bounded number at a time."""
-        rows: list[tuple[int, ...]] = []  # As _columns() has them.
-        pending: AllocationRecord | None = None  # A free that may be the first half of a realloc.
-        number = -1
-        for number, (record, site) in enumerate(self._read()):
-            kind = record.allocator
-            if pending is not None:
-                old = pending
-                pending = None
-                if _FREE_BEFORE.get(kind) == old.allocator and old.tid == record.tid:
-                    rows.append(
-                        (
-                            REALLOC,
-                            record.tid,
-                            record.address,
-                            old.address,
-                            record.size,
-                            site,
-                            number,
-                        )
-                    )
-                    continue
-                rows.append((FREE, old.tid, old.address, 0, 0, 0, number - 1))
-            if kind in _FREES:
-                pending = record
-            elif kind == _MMAP:
-                self._mappings += 1
-                self._mapped_bytes += record.size
-            elif kind == _MUNMAP:
-                self._unmappings += 1
-            else:
-                self._aligned += kind in _ALIGNED
-                op = CALLOC if kind in _CALLOCS else ALLOC
-                rows.append((op, record.tid, record.address, 0, record.size, site, number))
-            if len(rows) >= _BATCH_RECORDS:
-                yield self._columns(rows)
-                rows = []
-        if pending is not None:
-            rows.append((FREE, pending.tid, pending.address, 0, 0, 0, number))
-        if rows:
-            yield self._columns(rows)
-        self._expect_all(number + 1)
+        found = 0
+        fault = ""
+        last_free: dict[str, NDArray[Any]] | None = None  # That may be the first half of a realloc.
+        while True:
+            kind, content = self._messages.next()
+            if kind != process.RECORDS:
+                fault = content or ""
+                break
+            columns, stacks = content
+            self._stacks += [_frames(stack) for stack in stacks]
+            columns["place"] = np.arange(found, found + len(columns["allocator"]), dtype=np.uint64)
+            found += len(columns["allocator"])
+            if last_free is not None:
+                columns = {
+                    name: np.concatenate([last_free[name], values]) for name, values in columns.items()
+                }
+                last_free = None
+            if columns["allocator"][-1] in (_FREE, _PYMALLOC_FREE):
+                last_free = {name: values[-1:] for name, values in columns.items()}
+                columns = {name: values[:-1] for name, values in columns.items()}
+            yield self._records(columns)
+        if last_free is not None:
+            yield self._records(last_free)
+        self._expect_all(found, fault)
 
     @property
     def sites(self) -> bytes | None:  # type: ignore[override]
         """The stacks of the allocations read so far."""
-        return encode(Sites.of_stacks(self._stack_numbers))
+        return encode(Sites.of_stacks(self._stacks))
 
     @property
     def losses(self) -> list[str]:
@@ -130,62 +117,76 @@ class MemrayTrace(AddressTrace):
             texts.append("the capture breaks off: what came after is not known")
         return texts
 
-    def _read(self) -> Iterator[tuple[AllocationRecord, int]]:
-        """Yield what memray reads, as far as it does, each record with its site."""
-        records = iter(self._reader.get_allocation_records())
-        for number in count():
-            try:
-                record = next(records, None)
-                if record is None:
-                    return
-                site = self._site(record)
-            except Exception as error:  # Of many kinds, memray's C++ exceptions among them.
-                if self.reading.lenient:
-                    return
-                said = " ".join(str(error).split())
-                raise TraceError(f"{self.path}: record {number}: is damaged: {said}{REMEDY}") from error
-            yield record, site
+    def _records(self, columns: dict[str, NDArray[Any]]) -> Records:
+        """Return what malloc's kin did; a realloc is a free of its kind and, behind it, an allocation."""
+        kind, thread = columns["allocator"], columns["thread"]
+        op = np.full(len(kind), ALLOC, np.uint8)
+        op[np.isin(kind, (_FREE, _PYMALLOC_FREE))] = FREE
+        op[np.isin(kind, (_CALLOC, _PYMALLOC_CALLOC))] = CALLOC
+        old_address = np.zeros(len(kind), np.uint64)
+        is_first_half = np.zeros(len(kind), bool)
+        for free, realloc in ((_FREE, _REALLOC), (_PYMALLOC_FREE, _PYMALLOC_REALLOC)):
+            moves = np.flatnonzero((kind[:-1] == free) & (kind[1:] == realloc) & (thread[:-1] == thread[1:]))
+            is_first_half[moves] = True
+            op[moves + 1] = REALLOC
+            old_address[moves + 1] = columns["address"][moves]
+        is_mapping, is_unmapping = kind == _MMAP, kind == _MUNMAP
+        self._mappings += int(is_mapping.sum())
+        self._mapped_bytes += int(columns["size"][is_mapping].sum())
+        self._unmappings += int(is_unmapping.sum())
+        self._aligned += int(np.isin(kind, _ALIGNED).sum())
+        kept = ~(is_mapping | is_unmapping | is_first_half)
+        records = {name: columns[name] for name in ("thread", "address", "size", "site", "place")}
+        records |= {"op": op, "old_address": old_address}
+        return {name: values[kept] for name, values in records.items()}
 
-    def _site(self, record: AllocationRecord) -> int:
-        """Return the number of the stack that asked for an allocation."""
-        if record.allocator in (*_FREES, _MMAP, _MUNMAP):
-            return 0
-        key: tuple[int, ...] = (record.tid, record.stack_id)
-        if self._is_native:
-            key = (*key, record.native_stack_id, record.native_segment_generation)
-        site = self._site_numbers.get(key)
-        if site is None:
-            listed = record.hybrid_stack_trace() if self._is_native else record.stack_trace()
-            stack = tuple(Frame(function, file or None, line or None) for function, file, line in listed)
-            site = self._stack_numbers.setdefault(stack, len(self._stack_numbers))
-            self._site_numbers[key] = site
-        return site
-
-    def _columns(self, rows: list[tuple[int, ...]]) -> Records:
-        names = ("op", "thread", "address", "old_address", "size", "site", "place")
-        kinds = (np.uint8, np.uint32, np.uint64, np.uint64, np.uint64, np.uint32, np.uint64)
-        try:
-            return {
-                name: np.array(values, kind)
-                for name, kind, values in zip(names, kinds, zip(*rows, strict=True), strict=True)
-            }
-        except OverflowError as error:
-            first, last = rows[0][-1], rows[-1][-1]
-            raise TraceError(
-                f"{self.path}: record {first} to {last}: is damaged: a number is out of its range"
-            ) from error
-
-    def _expect_all(self, found: int) -> None:
+    def _expect_all(self, found: int, fault: str) -> None:
         """Hold that the capture has as many records as its head says; TraceError unless lenient."""
         promised = _promised(self.path)
-        if found == promised:
+        if found == promised and not fault:
             return
         self._is_cut = True
-        if not self.reading.lenient:
-            expected = f"{promised:,} records" if promised else "the end of the program"
-            raise TraceError(
-                f"{self.path}: record {found}: found the capture's end, expected {expected}{REMEDY}"
-            )
+        if self.reading.lenient:
+            return
+        if fault:
+            raise TraceError(f"{self.path}: record {found} or after: is damaged: {fault}{REMEDY}")
+        expected = f"{promised:,} records" if promised else "the end of the program"
+        raise TraceError(f"{self.path}: record {found}: found the capture's end, expected {expected}{REMEDY}")
+
+
+class _Messages:
+    """What the process that reads a capture says of it; the process ends when this is forgotten."""
+
+    def __init__(self, path: str) -> None:
+        if path == "-" or "://" in path:
+            raise TraceError(f"{path}: is damaged or far away: memray reads whole files of this machine only")
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise TraceError(f"{path}: {reason(path, error)}") from error
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", process.__name__, os.path.abspath(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def next(self) -> tuple[str, Any]:
+        """Return the next message; a fault, where the process has ended before its time."""
+        assert self._process.stdout is not None
+        try:
+            message: tuple[str, Any] = pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError):
+            return process.FAULT, f"memray's reader ended with status {self._process.wait()}"
+        return message
+
+    def __del__(self) -> None:
+        """End the process."""
+        if hasattr(self, "_process"):
+            self._process.kill()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process.wait()
 
 
 class Memray:
@@ -207,37 +208,8 @@ class Memray:
         raise HarnessError(f"{path}: captures of memray are only read")
 
 
-def _opened(path: str) -> FileReader:
-    try:
-        import memray
-        from memray._memray import set_log_level
-    except ImportError as error:
-        raise HarnessError(f"{path}: {_REMEDY_WITHOUT_MEMRAY}") from error
-    if path == "-" or "://" in path:
-        raise TraceError(f"{path}: memray reads files of this machine only; expected a path")
-    set_log_level(logging.CRITICAL)  # What it finds damaged, we tell.
-    try:
-        reader = memray.FileReader(path)
-    except Exception as error:  # Of many kinds, memray's C++ exceptions among them.
-        raise TraceError(f"{path}: is damaged: {' '.join(str(error).split())}") from error
-    if reader.metadata.file_format != memray.FileFormat.ALL_ALLOCATIONS:
-        raise TraceError(
-            f"{path}: was made with --aggregate and holds sums, no allocations; run memray without it"
-        )
-    return reader
-
-
-def _described(reader: FileReader) -> dict[str, Any]:
-    """Return what a capture says of itself, as a trace says it."""
-    said = reader.metadata
-    return {
-        "source": {"program": said.command_line, "recorder": "memray", "pid": said.pid},
-        "memray": {
-            "python_allocator": said.python_allocator,
-            "native_traces": said.has_native_traces,
-            "trace_python_allocators": said.trace_python_allocators,
-        },
-    }
+def _frames(stack: process.Stack) -> Stack:
+    return tuple(Frame(function, file or None, line or None) for function, file, line in stack)
 
 
 def _promised(path: str) -> int:

@@ -18,7 +18,7 @@ from harness.formats import AS_IT_STANDS, Description, RawTrace, Reading
 from harness.formats.columns import can_cast, expect_required, to_numpy
 from harness.formats.mapping import Batch, MappedTrace, expect_types, is_plain
 from harness.formats.text import unreadable
-from harness.trace import BATCH_EVENTS, COLUMNS, TraceReader, TraceWriter
+from harness.trace import BATCH_EVENTS, COLUMNS, DAMAGE, TraceReader, TraceWriter
 
 _MAGIC = b"PAR1"
 
@@ -84,7 +84,7 @@ class _AnyParquet(TraceReader):
             for batch in self._file.iter_batches(BATCH_EVENTS, columns=list(names), use_threads=False):
                 yield {name: batch.column(name) for name in names}
                 row += batch.num_rows
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise unreadable(self.path, error, f"row {row} or after: ") from error
 
 

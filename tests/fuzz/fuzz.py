@@ -114,13 +114,16 @@ def _native(reader: str, folder: Path) -> list[str]:
 
 
 def _fault(printed: str) -> str:
-    """Return the line that says what went wrong."""
-    told = re.findall(
-        r"^(?:\w+(?:\.\w+)*(?:Error|Exception|Fault|Warning)\b.*|.*runtime error:.*|.*ERROR: .*)$",
-        printed,
-        re.M,
-    )
-    return told[-1] if told else (printed.strip().splitlines() or ["nothing was said"])[-1]
+    """Return the line that says what went wrong: Python's, a sanitizer's, or libFuzzer's own."""
+    for pattern in (
+        r"Uncaught Python exception: ===\n(.+)",
+        r"(.*runtime error: .*)",
+        r"(==\d+==\s*ERROR: .*)",
+    ):
+        told = re.search(pattern, printed)
+        if told:
+            return told[1]
+    return (printed.strip().splitlines() or ["nothing was said"])[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

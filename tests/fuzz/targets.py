@@ -21,7 +21,7 @@ from harness.conversion import convert
 # What a reader of any format may say of a file as a whole, where no place is to blame.
 WHOLE_FILE = (
     r"is damaged|is not a whole|is a directory|was not recognised|is missing|expected one|stands \d+ times|"
-    r"found type|holds no"
+    r"found type|holds no|metadata key"
 )
 
 
