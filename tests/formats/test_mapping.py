@@ -472,3 +472,22 @@ def test_an_arrow_file_that_breaks_off_is_one_line(tmp_path, name, cut):
 def test_arrow_files_are_only_read(tmp_path):
     with pytest.raises(HarnessError, match="Arrow files are only read"):
         convert(write_trace(tmp_path / "t.parquet"), str(tmp_path / "t.arrow"))
+
+
+def test_an_arrow_message_that_claims_to_be_huge_is_one_line(tmp_path):
+    as_arrow_stream(tmp_path / "t.arrows", LOG)
+    data = bytearray((tmp_path / "t.arrows").read_bytes())
+    # Of the second message: behind the first one's marker, its length, and its metadata of that length.
+    second = 8 + int.from_bytes(data[4:8], "little")
+    data[second + 4 : second + 8] = (2**31 - 8).to_bytes(4, "little")
+    (tmp_path / "t.arrows").write_bytes(data)
+    with pytest.raises(TraceError, match=r"t\.arrows: row 0 or after: is damaged"):
+        converted(tmp_path, "t.arrows", MAP)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.arrows"])
+def test_a_column_whose_name_is_no_text_is_one_line(tmp_path, name):
+    WRITERS[name](tmp_path / name, LOG)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"why", b"w\xffy"))
+    with pytest.raises(TraceError, match=rf"{name.replace('.', '[.]')}: .*is damaged"):
+        converted(tmp_path, name, MAP)

@@ -233,6 +233,17 @@ def test_a_head_cut_short_is_one_line(plain, tmp_path, length):
         assert "\n" not in str(caught.value)
 
 
+def test_a_capture_that_ends_memrays_own_reader_ends_nothing_else(plain, tmp_path):
+    (tmp_path / "memray.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    done = harness(
+        "convert",
+        str(plain[0]),
+        str(tmp_path / "t.parquet"),
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    fails_with(done, "capture.bin: is damaged: memray's reader ended with status -11")
+
+
 def test_without_memray_one_line_says_how_to_get_it(plain, tmp_path):
     (tmp_path / "memray.py").write_text("raise ImportError('not here')\n")
     done = harness(

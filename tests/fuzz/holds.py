@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from targets import TARGETS, WHOLE_FILE, Target
 
@@ -12,7 +16,7 @@ from harness import formats
 from harness.allocator import find
 from harness.conversion import convert
 from harness.errors import HarnessError
-from harness.formats import Reading
+from harness.formats import Reading, memray, memray_process
 from harness.replay import Settings, replay
 from harness.trace import TraceReader
 
@@ -60,6 +64,39 @@ def _check_fault(fault: str, source: str, target: Target, lenient: bool) -> None
         assert re.search(target.refused_when_lenient, said), f"a lenient reader stopped: {fault}"
 
 
+class _Forked:
+    """In place of a process of its own that has to load Python and memray first: a fork of this one."""
+
+    def __init__(self, command: list[str], **_: object) -> None:
+        reading, writing = os.pipe()
+        self._number = os.fork()
+        if self._number == 0:
+            # Nothing that the fuzzer does when a process ends is to be done.
+            try:
+                for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGALRM):
+                    signal.signal(number, signal.SIG_DFL)
+                os.dup2(writing, 1)
+                os.close(reading)
+                sys.argv = ["", command[-1]]
+                sys.stdout = os.fdopen(1, "w")
+                memray_process.main()
+            finally:
+                os._exit(0)
+        os.close(writing)
+        self.stdout = os.fdopen(reading, "rb")
+        self._status: int | None = None
+
+    def wait(self) -> int:
+        if self._status is None:
+            self._status = os.waitpid(self._number, 0)[1]
+        return self._status
+
+    def kill(self) -> None:
+        if self._status is None:
+            os.kill(self._number, signal.SIGKILL)
+
+
+memray.subprocess = SimpleNamespace(Popen=_Forked, PIPE=None, DEVNULL=None)
 # Looking entry points up takes longer than reading a small file.
 formats.entry_points = cache(formats.entry_points)
 _IDEAL = find("ideal")
