@@ -1,4 +1,4 @@
-"""A short run of the fuzzers, the same inputs each time, so that they are known to work; and what they have found."""
+"""A short run of the fuzzers, the same inputs each time, to know that they work; and what they have found."""
 
 from __future__ import annotations
 
