@@ -4,11 +4,19 @@
 #include <nanobind/stl/string_view.h>
 
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "address_book.hpp"
 #include "android.hpp"
+#include "bpftrace.hpp"
+#include "call_sites.hpp"
 #include "harness/bind.hpp"
+#include "heaptrack.hpp"
 #include "lines.hpp"
+#include "ltrace.hpp"
+#include "mtrace.hpp"
+#include "valgrind.hpp"
 
 namespace {
 
@@ -56,6 +64,25 @@ nb::class_<formats::TextReader<Format>> bind_text(nb::module_& module, const cha
       .def("end", [](Reader& reader) { return to_columns(reader.end()); })
       .def_prop_ro("bad_lines", &Reader::bad_lines)
       .def_prop_ro("first_bad_line", &Reader::first_bad_line);
+}
+
+// What call_sites.py makes a table of.
+nb::dict to_dict(const formats::CallSites& sites) {
+  nb::list modules;
+  for (const std::string& path : sites.modules()) modules.append(nb::bytes(path.data(), path.size()));
+  nb::dict result;
+  result["modules"] = modules;
+  result["module_of"] = to_numpy(std::vector(sites.module_of()));
+  result["addresses"] = to_numpy(std::vector(sites.addresses()));
+  result["frames"] = to_numpy(std::vector(sites.frames()));
+  result["offsets"] = to_numpy(sites.offsets());
+  return result;
+}
+
+// Of a format whose lines tell who called.
+template <typename Format>
+void bind_sites(nb::class_<formats::TextReader<Format>>&& reader) {
+  reader.def("sites", [](const formats::TextReader<Format>& self) { return to_dict(self.format().sites()); });
 }
 
 nb::dict rows(formats::AddressBook& book, const Column<std::uint8_t>& op, const Column<std::uint32_t>& thread,
@@ -112,6 +139,7 @@ nb::dict counts(const formats::AddressBook& book) {
   result["clock_steps_back"] = now.clock_steps_back;
   result["impossible_sizes"] = now.impossible_sizes;
   result["impossible_alignments"] = now.impossible_alignments;
+  result["late_frees"] = now.late_frees;
   return result;
 }
 
@@ -120,11 +148,38 @@ nb::dict counts(const formats::AddressBook& book) {
 NB_MODULE(_formats, module) {
   nb::exception<formats::RecordFault>(module, "RecordFault");
   nb::exception<formats::TextFault>(module, "TextFault");
+  nb::enum_<formats::Recorder>(module, "Recorder")
+      .value("WHOLE", formats::Recorder::kWhole)
+      .value("PARTIAL", formats::Recorder::kPartial)
+      .value("LATE_FREES", formats::Recorder::kLateFrees);
   nb::class_<formats::AddressBook>(module, "AddressBook")
-      .def(nb::init<bool, std::string, bool>(), nb::kw_only(), "lenient"_a, "unit"_a, "null_names"_a = false)
+      .def(nb::init<bool, std::string, bool, formats::Recorder>(), nb::kw_only(), "lenient"_a, "unit"_a,
+           "null_names"_a = false, "recorder"_a = formats::Recorder::kWhole)
       .def("rows", &rows, nb::kw_only(), "op"_a, "thread"_a, "address"_a, "old_address"_a, "size"_a,
            "place"_a, "alignment"_a = nb::none(), "noscan"_a = nb::none(), "time_ns"_a = nb::none(),
            "site"_a = nb::none())
       .def("counts", &counts);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
+  bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
+      .def_prop_ro("lost_events", [](const formats::TextReader<formats::BpftraceLines>& reader) {
+        return reader.format().lost_events();
+      });
+  bind_sites(bind_text<formats::HeaptrackLines>(module, "HeaptrackReader"));
+  bind_text<formats::LtraceLines, bool>(module, "LtraceReader", "has_times"_a)
+      .def_prop_ro("untold_allocations",
+                   [](const formats::TextReader<formats::LtraceLines>& reader) {
+                     return reader.format().untold_allocations();
+                   })
+      .def_prop_ro("executed_programs", [](const formats::TextReader<formats::LtraceLines>& reader) {
+        return reader.format().executed_programs();
+      });
+  bind_sites(bind_text<formats::MtraceLines>(module, "MtraceReader"));
+  bind_text<formats::ValgrindLines, bool>(module, "ValgrindReader", "has_times"_a)
+      .def_prop_ro("untold_allocations",
+                   [](const formats::TextReader<formats::ValgrindLines>& reader) {
+                     return reader.format().untold_allocations();
+                   })
+      .def_prop_ro("foreign_calls", [](const formats::TextReader<formats::ValgrindLines>& reader) {
+        return reader.format().foreign_calls();
+      });
 }

@@ -130,13 +130,17 @@ class _Module:
         self._values = np.empty(0, np.uint64)
         self._ends = np.empty(0, np.uint64)
         self._names: list[bytes] = []
+        # A foreign trace may name anything, and a pipe would be waited for.
+        if not os.path.isfile(path):
+            return
         try:
             with open(path, "rb") as file:
                 elf = ELFFile(file)
-                self.was_replaced = bool(build_id) and _build_id(elf)[: len(build_id)] != build_id
+                found = _build_id(elf)
+                self.was_replaced = bool(build_id) and found[: len(build_id)] != build_id
                 if self.was_replaced:
                     return
-                separate = _separate_file(path, build_id, elf)
+                separate = _separate_file(path, found, elf)
                 if elf.has_dwarf_info(strict=True):
                     self.debug_file = path
                 elif separate is not None:
