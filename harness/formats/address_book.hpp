@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -40,9 +41,12 @@ inline constexpr std::uint8_t kReallocBegin = 128;
 
 // What a recorder's files may lack though nothing is wrong with them.
 enum class Recorder {
-  kWhole,      // Nothing.
-  kPartial,    // Events: it began late, lost some, or does not see every function. Counted, never a fault.
-  kLateFrees,  // As kPartial, and frees are told after they were done: the address may be another's by then.
+  kWhole,    // Nothing.
+  kPartial,  // Events: it began late, lost some, or does not see every function. Counted, never a fault.
+  // As kPartial, and frees are told once they are done, when their address may be another object's by then.
+  kLateFrees,
+  // As kLateFrees, for frees by a realloc, of which those to nothing are not told at all.
+  kLateReallocs,
 };
 
 // Records as they were read, one an event. `address` is what an allocation returned, 0 where it failed, or
@@ -124,10 +128,19 @@ class AddressBook {
     bool is_live() const { return slot != kNone; }
   };
 
+  struct Awaited {
+    std::uint64_t until;  // In records.
+    std::uint64_t address;
+    std::uint32_t slot;
+  };
+
   static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint64_t kAddressSpaceBytes = std::uint64_t{1} << 47;  // As check.hpp has it.
   // Records between touching where an address stands and its use: about as long as memory takes to answer.
   static constexpr std::size_t kAhead = 16;
+  // Records within which the free of an address that was given out anew is still to be told: what other
+  // threads do between the end of a call and its record.
+  static constexpr std::uint64_t kAwaited = 256;
 
   void prefetch(const RecordColumns& records, std::size_t i) const {
     objects_.prefetch(records.address[i]);
@@ -139,6 +152,8 @@ class AddressBook {
 
   void add(const RecordColumns& records, std::size_t i, BookedRows& out) {
     if (!records.time_ns.empty()) tell_time(records, i);
+    ++records_;
+    if (!awaited_.empty() && awaited_.front().until < records_) give_up(records, i, out);
     if (records.op[i] == kReallocBegin) {
       begin_realloc(records, i, out);
       return;
@@ -251,20 +266,36 @@ class AddressBook {
       }
     }
     if (!displaced_.empty()) {
-      const auto found = displaced_.find(address);
-      if (found != displaced_.end()) {
-        std::vector<Live>& late = found->second;
-        const Live object = late.front();
-        late.erase(late.begin());
-        if (late.empty()) displaced_.erase(found);
-        return object;
-      }
+      const Live object = take_displaced(address);
+      if (object.is_live()) return object;
     }
     const Live* const found = objects_.find(address);
     if (found == nullptr) return {};
     const Live object = *found;
     objects_.erase(address);
     return object;
+  }
+
+  // The first of the objects of an address whose frees are still to be told.
+  Live take_displaced(std::uint64_t address) {
+    const auto found = displaced_.find(address);
+    if (found == displaced_.end()) return {};
+    std::vector<Live>& late = found->second;
+    const Live object = late.front();
+    late.erase(late.begin());
+    if (late.empty()) displaced_.erase(found);
+    return object;
+  }
+
+  // Ends the object whose free has been awaited for too long: it was never told.
+  void give_up(const RecordColumns& records, std::size_t i, BookedRows& out) {
+    const Awaited awaited = awaited_.front();
+    awaited_.pop_front();
+    const auto found = displaced_.find(awaited.address);
+    if (found == displaced_.end() || found->second.front().slot != awaited.slot) return;  // It came.
+    --counts_.late_frees;
+    ++counts_.unseen_frees;
+    end(records, i, take_displaced(awaited.address), out);
   }
 
   // Lets an object stand where it stood, or end, where that is another's.
@@ -283,10 +314,12 @@ class AddressBook {
     const std::uint64_t address = records.address[i];
     const Live* const found = objects_.find(address);
     if (found == nullptr) return;
-    if (recorder_ == Recorder::kLateFrees) {
+    if (recorder_ == Recorder::kLateFrees || recorder_ == Recorder::kLateReallocs) {
       // Its free is still to be told.
       ++counts_.late_frees;
       displaced_[address].push_back(*found);
+      if (recorder_ == Recorder::kLateReallocs)
+        awaited_.push_back({records_ + kAwaited, address, found->slot});
       objects_.erase(address);
       return;
     }
@@ -392,6 +425,8 @@ class AddressBook {
   std::unordered_map<std::uint32_t, std::pair<std::uint64_t, Live>> moving_;
   // Objects whose address was given out anew before their free was told, by address, the oldest first.
   std::unordered_map<std::uint64_t, std::vector<Live>> displaced_;
+  std::deque<Awaited> awaited_;  // Of these the ones whose free may never be told.
+  std::uint64_t records_ = 0;
   harness::FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;
   std::uint64_t requested_bytes_ = 0;

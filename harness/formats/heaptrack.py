@@ -9,13 +9,13 @@ import re
 
 from harness.errors import TraceError
 from harness.formats import AS_IT_STANDS, Reading
-from harness.formats._formats import HeaptrackReader
+from harness.formats._formats import HeaptrackReader, Recorder
 from harness.formats.recorders import ReadOnly, SitesTrace
 from harness.formats.text import head_of
 
 _BEGIN = re.compile(rb"v [0-9a-f]+( [0-9a-f]+)?\n[xXIA]\b")
 # What interpreted files have and raw ones lack: strings, allocation infos, frees by such an info.
-_INTERPRETED = re.compile(rb"^(?:s |a [0-9a-f]+ |\+ [0-9a-f]+$)", re.MULTILINE)
+_INTERPRETED = re.compile(rb"^(?:s |a [0-9a-f]+ |\+ [0-9a-f]+\n)", re.MULTILINE)
 _PROGRAM = re.compile(rb"^x (?:[0-9a-f]+ )?(?P<path>[^\n]+)\n", re.MULTILINE)
 _COMMAND = re.compile(rb"^X (?P<command>[^\n]+)\n", re.MULTILINE)
 _SYSTEM = re.compile(rb"^I (?P<page_bytes>[0-9a-f]{1,8}) ", re.MULTILINE)
@@ -52,6 +52,7 @@ class Heaptrack(ReadOnly):
             ("time_ns", "site"),
             untold=_UNTOLD,
             remedy=_RAW,
+            recorder=Recorder.LATE_REALLOCS,
         )
         source: dict[str, object] = {"recorder": "heaptrack"}
         if (program := _PROGRAM.search(head)) is not None:

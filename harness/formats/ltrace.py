@@ -10,7 +10,7 @@ from harness.formats.recorders import ReadOnly, RecorderTrace
 from harness.formats.text import head_of
 
 _CALL = re.compile(
-    rb"^(?:\[pid \d+\] +|\d+ +)?(?P<time>[ \d][\d:]*\d[.:]\d+ +)?(?:\[0x[0-9a-f]+\] +)?(?:[^\s(>]+->)? *"
+    rb"^(?:\[pid \d+\] +|\d+ +)? *(?P<time>[\d:]+[.:]\d+ +)?(?:\[0x[0-9a-f]+\] +)?(?:[^\s(>]+->)? *"
     rb"(?:malloc|calloc|realloc|reallocarray|free|posix_memalign|aligned_alloc|memalign|valloc|pvalloc)"
     rb"(?:@[^\s(]+)?\([^)\n]*(?:\) += |<unfinished \.\.\.>)",
     re.MULTILINE,

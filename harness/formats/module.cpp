@@ -151,7 +151,8 @@ NB_MODULE(_formats, module) {
   nb::enum_<formats::Recorder>(module, "Recorder")
       .value("WHOLE", formats::Recorder::kWhole)
       .value("PARTIAL", formats::Recorder::kPartial)
-      .value("LATE_FREES", formats::Recorder::kLateFrees);
+      .value("LATE_FREES", formats::Recorder::kLateFrees)
+      .value("LATE_REALLOCS", formats::Recorder::kLateReallocs);
   nb::class_<formats::AddressBook>(module, "AddressBook")
       .def(nb::init<bool, std::string, bool, formats::Recorder>(), nb::kw_only(), "lenient"_a, "unit"_a,
            "null_names"_a = false, "recorder"_a = formats::Recorder::kWhole)
