@@ -1,4 +1,4 @@
-"""A file of each recorder with a line of every kind, by the format's name; test_NAME.py says what it means."""
+"""A file of each recorder, with a line of every kind, by the format's name."""
 
 from __future__ import annotations
 

@@ -60,10 +60,14 @@ WITHOUT_PVALLOC = CALLS[:PVALLOC] + CALLS[PVALLOC + 2 :]
 FAILED = 3
 
 
+# Debian's packages that are not called like their tools.
+PACKAGES = {"mtrace": "libc-devtools"}
+
+
 def needs_tool(name: str, *trial: str) -> None:
     """Go on with a tool; without it fail in CI and skip elsewhere. Skip where it may not do the trial."""
     if shutil.which(name) is None:
-        missing = f"{name} is not installed (apt-get install {name})"
+        missing = f"{name} is not installed (apt-get install {PACKAGES.get(name, name)})"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
@@ -75,7 +79,17 @@ def build(source: str, folder: Path, *options: str) -> str:
     """Compile one of the programs, without a call left out; return its path."""
     target = folder / source.split(".")[0]
     compiler = "g++" if source.endswith("pp") else "gcc"
-    command = [compiler, "-g", "-O1", "-w", "-fno-builtin", "-pthread", str(PROGRAMS / source), "-o", str(target)]
+    command = [
+        compiler,
+        "-g",
+        "-O1",
+        "-w",
+        "-fno-builtin",
+        "-pthread",
+        str(PROGRAMS / source),
+        "-o",
+        str(target),
+    ]
     subprocess.run([*command, *options], check=True)
     return str(target)
 
@@ -134,7 +148,7 @@ def shared_heap_counts(path: str) -> tuple[int, int, int, int]:
 
 
 def totals_of(path: str) -> dict[str, int]:
-    """Return how many allocations, reallocs and frees a trace has, all bytes, the most at once, and the rest."""
+    """Return a trace's allocations, reallocs, frees, all bytes, the most at once, and what stays."""
     live: dict[int, int] = {}
     found = {"allocations": 0, "reallocations": 0, "frees": 0, "bytes": 0, "peak": 0}
     requested = 0

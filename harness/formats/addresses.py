@@ -129,7 +129,7 @@ class AddressTrace(ABC):
         counted = self._book.counts()
         texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
         if self._recorder != Recorder.WHOLE:
-            texts += [_counted(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
+            texts += [how_often(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
         return texts
 
 
@@ -250,8 +250,9 @@ def in_words(name: str, count: int) -> str:
     known = (_LEFT_OUT | _MENDED).get(name)
     if known is None:
         return f"{name.replace('_', ' ')}: {count:,}"
-    return _counted(*known, count)
+    return how_often(*known, count)
 
 
-def _counted(what: str, one: str, more: str, count: int) -> str:
+def how_often(what: str, one: str, more: str, count: int) -> str:
+    """Say what was done how often, of one or more of a kind."""
     return f"{what}: {count:,} {one if count == 1 else more}"

@@ -1,4 +1,4 @@
-"""What recording/alloc.bt, a script for bpftrace, prints of a program's allocations; bpftrace.hpp reads the lines."""
+"""What recording/alloc.bt, a script for bpftrace, prints of a program's calls; bpftrace.hpp reads it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from harness.formats import AS_IT_STANDS, Reading
 from harness.formats._formats import BpftraceReader
+from harness.formats.addresses import how_often
 from harness.formats.recorders import ReadOnly, RecorderTrace
 
 _CALL = re.compile(
@@ -37,12 +38,17 @@ class BpftraceTrace(RecorderTrace):
 
     def __init__(self, path: str, reading: Reading) -> None:
         self._bpftrace = BpftraceReader(lenient=reading.lenient, must_be_sorted=not reading.lenient)
-        super().__init__(path, self._bpftrace, reading, ("alignment", "time_ns"), untold=_UNTOLD, remedy=_REMEDY)
+        super().__init__(
+            path, self._bpftrace, reading, ("alignment", "time_ns"), untold=_UNTOLD, remedy=_REMEDY
+        )
 
     @property
     def losses(self) -> list[str]:
         """What of the text was lost so far, in words."""
         texts = super().losses
         if count := self._bpftrace.lost_events:
-            texts.append(f"lost by bpftrace: {count:,} events; set BPFTRACE_PERF_RB_PAGES higher")
+            texts.append(
+                how_often("lost by bpftrace", "event", "events", count)
+                + "; set BPFTRACE_PERF_RB_PAGES higher"
+            )
         return texts

@@ -1,6 +1,6 @@
 """heaptrack's raw files, as `heaptrack --raw` leaves them, compressed or not; heaptrack.hpp reads the lines.
 
-What heaptrack writes by default was interpreted already: it says which kind of object is freed, not which one.
+What heaptrack writes by default was interpreted already: it says which kind of object is freed, not which.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SYSTEM = re.compile(rb"^I (?P<page_bytes>[0-9a-f]{1,8}) ", re.MULTILINE)
 
 _RAW = "record one with `heaptrack --raw PROGRAM`"
 _UNTOLD = (
-    "heaptrack tells no threads, alignments or callocs; a realloc is a free and an allocation; times are as of "
-    "every 10 ms"
+    "heaptrack tells no threads, alignments or callocs; a realloc is a free and an allocation; "
+    "times are as of every 10 ms"
 )
 
 
@@ -63,4 +63,3 @@ class Heaptrack(ReadOnly):
             source["page_bytes"] = int(system["page_bytes"], 16)
         trace.metadata["source"] = source
         return trace
-

@@ -6,6 +6,7 @@ import re
 
 from harness.formats import AS_IT_STANDS, Reading
 from harness.formats._formats import LtraceReader
+from harness.formats.addresses import how_often
 from harness.formats.recorders import ReadOnly, RecorderTrace
 from harness.formats.text import head_of
 
@@ -15,7 +16,10 @@ _CALL = re.compile(
     rb"(?:@[^\s(]+)?\([^)\n]*(?:\) += |<unfinished \.\.\.>)",
     re.MULTILINE,
 )
-_REMEDY = "run `ltrace -f -L -F alloc.conf -x malloc+calloc+realloc+free+... -o FILE PROGRAM` (docs/how-to/convert.md)"
+_REMEDY = (
+    "run `ltrace -f -L -F alloc.conf -x malloc+calloc+realloc+free+... -o FILE PROGRAM` "
+    "(docs/how-to/convert.md)"
+)
 
 
 class Ltrace(ReadOnly):
@@ -56,7 +60,14 @@ class LtraceTrace(RecorderTrace):
         """What of the text was lost so far, in words."""
         texts = super().losses
         if count := self._ltrace.untold_allocations:
-            texts.append(f"left out: {count:,} calls of posix_memalign, whose result ltrace tells with a prototype only")
+            texts.append(
+                how_often(
+                    "left out",
+                    "posix_memalign, whose result ltrace tells with a prototype only",
+                    "posix_memaligns, whose results ltrace tells with a prototype only",
+                    count,
+                )
+            )
         if count := self._ltrace.executed_programs:
-            texts.append(f"mixed in: {count:,} programs that a process went on with by exec")
+            texts.append(how_often("mixed in", "program started by exec", "programs started by exec", count))
         return texts

@@ -1,7 +1,7 @@
 // Lines that valgrind writes with --trace-malloc=yes: `--PID-- malloc(16) = 0x4A4B040`, among others of its
 // own and of the program.
 //
-// Format: valgrind 3.10 to 3.25, coregrind/m_replacemalloc/vg_replace_malloc.c. A call and its result are
+// Format: valgrind 3.19 and newer, coregrind/m_replacemalloc/vg_replace_malloc.c. A call and its result are
 // written by two requests of the program, between which another thread may write, too, and functions that
 // call each other write into one line: `realloc(0x0,7)malloc(7) = 0x40`.
 #pragma once
@@ -23,7 +23,7 @@ class ValgrindLines {
 
   // Calls of other processes in the same file, which are left out.
   std::uint64_t foreign_calls() const { return foreign_calls_; }
-  // Allocations whose address valgrind does not write: posix_memalign and aligned_alloc since 3.22.
+  // Allocations whose address newer versions do not write: posix_memalign and aligned_alloc.
   std::uint64_t untold_allocations() const { return untold_allocations_; }
 
   void line(std::string_view text, Records& records) {

@@ -1,4 +1,4 @@
-"""What valgrind's tools write of a program's allocations with --trace-malloc=yes; valgrind.hpp reads the lines."""
+"""What valgrind's tools write of allocations with --trace-malloc=yes; valgrind.hpp reads the lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from harness.formats import AS_IT_STANDS, Reading
 from harness.formats._formats import ValgrindReader
+from harness.formats.addresses import how_often
 from harness.formats.recorders import ReadOnly, RecorderTrace
 from harness.formats.text import head_of
 
@@ -54,7 +55,13 @@ class ValgrindTrace(RecorderTrace):
         """What of the log was lost so far, in words."""
         texts = super().losses
         if count := self._valgrind.foreign_calls:
-            texts.append(f"left out: {count:,} calls of other processes than the first; log each to its own file")
+            texts.append(
+                how_often("left out", "call of another process", "calls of other processes", count)
+                + " than the first; log each to its own file"
+            )
         if count := self._valgrind.untold_allocations:
-            texts.append(f"left out: {count:,} aligned allocations, whose addresses this valgrind does not tell")
+            texts.append(
+                how_often("left out", "aligned allocation", "aligned allocations", count)
+                + ", whose address this valgrind does not tell"
+            )
         return texts

@@ -1,7 +1,7 @@
 """`python -m harness.recording.scripts NAME` prints a file that another recorder needs to record for us.
 
-alloc.bt is a script for bpftrace, alloc.conf has prototypes for ltrace; docs/how-to/convert.md uses them. With
-a process id behind it, alloc.bt is for a process that runs already.
+alloc.bt is a script for bpftrace, alloc.conf has prototypes for ltrace; docs/how-to/convert.md uses them.
+With a process id behind it, alloc.bt is for a process that runs already.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs whose calls the tests of other recorders compare with what these wrote, compiled once a session."""
+"""Programs whose calls the tests compare with what other recorders wrote of them, compiled once a session."""
 
 from __future__ import annotations
 

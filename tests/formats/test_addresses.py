@@ -253,6 +253,14 @@ def test_frees_told_late_are_of_the_first_object_of_their_address():
         (REALLOC, 1, 16, 8, 99),
         *((FREE, 1, address, 0, 0) for address in (8, 16)),
     ]
-    rows = [(ALLOC, 0, 10), (ALLOC, 1, 11), (ALLOC, 2, 12), (FREE, 0, 0), (REALLOC, 1, 99), (FREE, 2, 0), (FREE, 1, 0)]
+    rows = [
+        (ALLOC, 0, 10),
+        (ALLOC, 1, 11),
+        (ALLOC, 2, 12),
+        (FREE, 0, 0),
+        (REALLOC, 1, 99),
+        (FREE, 2, 0),
+        (FREE, 1, 0),
+    ]
     for recorder in (Recorder.LATE_FREES, Recorder.LATE_REALLOCS):
         assert partly_booked(records, recorder) == (rows, {"late_frees": 2})

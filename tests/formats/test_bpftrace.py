@@ -1,4 +1,4 @@
-"""What our script for bpftrace prints is read, sorted by time; the script compiles and counts what a program does."""
+"""What our script for bpftrace prints is read, sorted by time; it counts what a program does."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ ROWS = [
 
 
 def bpftrace(folder, command):
-    """Run a command under the script; return what it printed in order of time, and what the command printed."""
-    trial = "uprobe:libc:malloc /pid == cpid/ { printf(\"%d\", tid); }"
+    """Run a command under the script; return its lines in order of time, and what the command printed."""
+    trial = 'uprobe:libc:malloc /pid == cpid/ { printf("%d", tid); }'
     needs_tool("bpftrace", "bpftrace", "-o", "/dev/null", "-c", "/bin/true", "-e", trial)
     (folder / "alloc.bt").write_text(scripts.text("alloc.bt"))
     printed = run("bpftrace", "-o", str(folder / "b.txt"), "-c", command, str(folder / "alloc.bt"))
@@ -74,7 +74,9 @@ def test_a_realloc_whose_end_was_lost_leaves_its_object_where_it_was(tmp_path):
 
 def test_a_file_that_was_not_sorted_is_told_to_be(tmp_path):
     text = PRINTED.replace("150 7 free", "90 7 free")
-    with pytest.raises(TraceError, match="line 9: found '90 7 free 0xcc0', expected a later time .* sort -n FILE"):
+    with pytest.raises(
+        TraceError, match=r"line 9: found '90 7 free 0xcc0', expected a later time .* sort -n FILE"
+    ):
         converted_text(tmp_path, text)
     path, _ = converted_text(tmp_path, text, lenient=True)
     assert "replaced by the one before: 1 time that went back" in losses_of(path)
@@ -95,7 +97,9 @@ FAULTS = [
 @pytest.mark.parametrize(("line", "expected"), FAULTS, ids=[line for line, _ in FAULTS])
 def test_a_bad_line_is_told_with_its_number_or_dropped(tmp_path, line, expected):
     text = PRINTED.replace("160 7", f"{line}\n160 7")
-    with pytest.raises(TraceError, match=rf"t: line 10: found '.*', {re.escape(expected)}.*; --lenient goes on"):
+    with pytest.raises(
+        TraceError, match=rf"t: line 10: found '.*', {re.escape(expected)}.*; --lenient goes on"
+    ):
         converted_text(tmp_path, text)
     path, _ = converted_text(tmp_path, text, lenient=True)
     assert rows_of(path) == ROWS
@@ -149,7 +153,12 @@ def test_a_process_that_runs_already_is_recorded_from_then_on(tmp_path):
         lines += tracer.communicate(timeout=60)[0].splitlines(keepends=True)
     finally:
         program.kill()
-    path, _ = converted_text(tmp_path, "".join(sorted(lines, key=lambda line: int("0" + line.split(" ")[0].strip()) if line[:1].isdigit() else 0)))
+    path, _ = converted_text(
+        tmp_path,
+        "".join(
+            sorted(lines, key=lambda line: int("0" + line.split(" ")[0].strip()) if line[:1].isdigit() else 0)
+        ),
+    )
     sizes = [size for _, size in rows_of(path, "op", "size")]
     assert (sizes.count(777777), sizes.count(888888)) == (0, 1)
     assert any(text.endswith("of what was not seen allocated") for text in losses_of(path))

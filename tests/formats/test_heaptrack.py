@@ -50,13 +50,17 @@ def heaptrack(folder, *command):
 
 
 def plain(raw):
-    return subprocess.run(["zstd" if raw.suffix == ".zst" else "gzip", "-dc", raw], capture_output=True, check=True).stdout
+    return subprocess.run(
+        ["zstd" if raw.suffix == ".zst" else "gzip", "-dc", raw], capture_output=True, check=True
+    ).stdout
 
 
 def own_counts(raw):
     """What heaptrack's interpreter counts, and what its analysis prints."""
     done = subprocess.run([INTERPRET], input=plain(raw), capture_output=True, check=True)
-    counted = dict(re.findall(r"(\w+) allocations: +\t(\d+)", " " + done.stderr.decode().replace("\t", " \t")))
+    counted = dict(
+        re.findall(r"(\w+) allocations: +\t(\d+)", " " + done.stderr.decode().replace("\t", " \t"))
+    )
     interpreted = raw.parent / "interpreted.gz"
     interpreted.write_bytes(gzip.compress(done.stdout))
     printed = run("heaptrack_print", "--disable-builtin-suppressions", str(interpreted))
@@ -144,7 +148,9 @@ FAULTS = [
 @pytest.mark.parametrize(("line", "expected"), FAULTS, ids=[text for _, text in FAULTS])
 def test_a_bad_line_is_told_with_its_number_or_dropped(tmp_path, line, expected):
     text = RAW.replace("c 5\n", f"c 5\n{line}\n")
-    with pytest.raises(TraceError, match=rf"t: line 12: found '.*', {re.escape(expected)}.*; --lenient goes on"):
+    with pytest.raises(
+        TraceError, match=rf"t: line 12: found '.*', {re.escape(expected)}.*; --lenient goes on"
+    ):
         converted_text(tmp_path, text)
     path, _ = converted_text(tmp_path, text, lenient=True)
     assert rows_of(path, "op", "object", "size") == [(op, name, size) for op, _, name, size, *_ in ROWS]
@@ -192,7 +198,10 @@ def test_a_site_is_the_line_that_asked(recorded):
     (site,) = [site for _, size, site in rows_of(path, "op", "size", "site") if size == 333]
     source = (Path(__file__).parent / "programs" / "every_call.cpp").read_text().splitlines()
     frame = next(frame for frame in sites.stack(site) if frame.function == "main")
-    assert (Path(frame.file).name, source[frame.line - 1].strip()[:21]) == ("every_call.cpp", "p = std::malloc(333);")
+    assert (Path(frame.file).name, source[frame.line - 1].strip()[:21]) == (
+        "every_call.cpp",
+        "p = std::malloc(333);",
+    )
 
 
 def test_the_counts_are_heaptracks_own(recorded):
@@ -219,7 +228,9 @@ def test_the_counts_of_threads_are_heaptracks_own_and_the_programs(tmp_path, sha
 
 
 def test_a_python_program_counts_what_heaptrack_counts(tmp_path):
-    raw, _ = heaptrack(tmp_path, "/usr/bin/python3", "-c", "x = [bytes(600 + i) for i in range(5000)]; del x[::2]")
+    raw, _ = heaptrack(
+        tmp_path, "/usr/bin/python3", "-c", "x = [bytes(600 + i) for i in range(5000)]; del x[::2]"
+    )
     own, _ = own_counts(raw)
     ours = totals_of(converted(raw)[0])
     assert ours["allocations"] == own["calls"]
@@ -248,12 +259,10 @@ def test_an_interpreted_file_is_refused_in_one_line_that_says_what_to_do(recorde
 def test_a_forked_child_is_left_out_as_heaptrack_leaves_it_out(tmp_path):
     (tmp_path / "fork.c").write_text(
         "#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>\n"
-        "int main(void) { void* p = malloc(401); if (fork() == 0) { free(p); p = malloc(403); _exit(p == 0); }"
+        "int main(void) { void* p = malloc(401); if (fork() == 0) { free(p); p = malloc(403); _exit(!p); }"
         " int status; wait(&status); free(p); return status; }\n"
     )
     run("gcc", "-fno-builtin", "-o", str(tmp_path / "fork"), str(tmp_path / "fork.c"))
     path, _ = converted(heaptrack(tmp_path, str(tmp_path / "fork"))[0])
     sizes = [size for _, size in rows_of(path, "op", "size")]
     assert (sizes.count(401), sizes.count(403)) == (1, 0)
-
-

@@ -104,7 +104,9 @@ FAULTS = [
 @pytest.mark.parametrize(("line", "expected"), FAULTS, ids=[line for line, _ in FAULTS])
 def test_a_bad_line_is_told_with_its_number_or_dropped(tmp_path, line, expected):
     text = CALLED.replace("+ 0xee0", f"{line}\n+ 0xee0")
-    with pytest.raises(TraceError, match=rf"t: line 9: found '.*', {re.escape(expected)}.*; --lenient goes on"):
+    with pytest.raises(
+        TraceError, match=rf"t: line 9: found '.*', {re.escape(expected)}.*; --lenient goes on"
+    ):
         converted_text(tmp_path, text)
     path, _ = converted_text(tmp_path, text, lenient=True)
     assert rows_of(path, "op", "object", "size") == [row[:3] for row in ROWS]
@@ -156,7 +158,9 @@ def test_what_the_script_finds_not_freed_is_what_lives_at_the_end(recorded, ever
     assert sorted(unfreed) == sorted(live.values())
     assert 333 in unfreed
     never = re.findall(r"was never alloc'd", printed)
-    said = [int(text.split()[2]) for text in losses_of(path) if "free" in text and text.startswith("left out")]
+    said = [
+        int(text.split()[2]) for text in losses_of(path) if "free" in text and text.startswith("left out")
+    ]
     assert said == [len(never)]
 
 

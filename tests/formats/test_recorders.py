@@ -20,6 +20,12 @@ from harness.trace import RowChecker, TraceReader
 sample = pytest.mark.parametrize("name", SAMPLES)
 
 
+def line_of(fault, path):
+    assert len(str(fault).splitlines()) == 1
+    assert str(fault).startswith(f"{path}: ")
+    return str(fault)
+
+
 def outcome(folder, name, text, *, lenient):
     """Read a text as a format; return how many rows it has, or the line that says what is wrong."""
     path = str(folder / "t")
@@ -31,9 +37,7 @@ def outcome(folder, name, text, *, lenient):
         for raw in trace.raw_batches():
             count += len(checker.check(raw).op)
     except HarnessError as fault:
-        assert len(str(fault).splitlines()) == 1
-        assert str(fault).startswith(f"{path}: ")
-        return str(fault)
+        return line_of(fault, path)
     assert all(said.isprintable() for said in trace.losses)
     decode(trace.sites, path)
     return count
@@ -99,7 +103,9 @@ def test_a_line_without_an_end_is_told_or_dropped(tmp_path, name):
     first, *others = SAMPLES[name].splitlines(keepends=True)
     text = "".join([first, "1" * 10_000_000, "\n", *others])
     assert "a line has at most 1048576 bytes" in outcome(tmp_path, name, text, lenient=False)
-    assert outcome(tmp_path, name, text, lenient=True) == outcome(tmp_path, name, SAMPLES[name], lenient=False)
+    assert outcome(tmp_path, name, text, lenient=True) == outcome(
+        tmp_path, name, SAMPLES[name], lenient=False
+    )
 
 
 @sample

@@ -83,7 +83,7 @@ def test_aligned_allocations_whose_address_is_not_told_are_counted(tmp_path):
     assert rows_of(path, *COLUMNS) == [(ALLOC, 0, 3, 0)]
     assert losses_of(path)[1:] == [
         "left out: 1 free of what was not seen allocated",
-        "left out: 2 aligned allocations, whose addresses this valgrind does not tell",
+        "left out: 2 aligned allocations, whose address this valgrind does not tell",
     ]
 
 
@@ -93,7 +93,9 @@ def test_a_thread_that_comes_between_a_call_and_its_result_takes_the_first_resul
 
 
 def test_other_processes_in_the_log_are_left_out_and_counted(tmp_path):
-    path, _ = converted_text(tmp_path, LOG.replace("--7-- free(0x0)", "--8-- free(0xD00)\n--8-- malloc(3) = 0xA\n"))
+    path, _ = converted_text(
+        tmp_path, LOG.replace("--7-- free(0x0)", "--8-- free(0xD00)\n--8-- malloc(3) = 0xA\n")
+    )
     assert rows_of(path, *COLUMNS) == ROWS
     assert "left out: 2 calls of other processes than the first; log each to its own file" in losses_of(path)
 
@@ -119,7 +121,9 @@ FAULTS = [
 @pytest.mark.parametrize(("line", "expected"), FAULTS, ids=[line for line, _ in FAULTS])
 def test_a_bad_line_is_told_with_its_number_or_dropped(tmp_path, line, expected):
     text = LOG.replace("what the program prints", line)
-    with pytest.raises(TraceError, match=rf"t: line 7: found '.*', {re.escape(expected)}.*; --lenient goes on"):
+    with pytest.raises(
+        TraceError, match=rf"t: line 7: found '.*', {re.escape(expected)}.*; --lenient goes on"
+    ):
         converted_text(tmp_path, text)
     path, _ = converted_text(tmp_path, text, lenient=True)
     assert rows_of(path, *COLUMNS) == ROWS

@@ -1,5 +1,5 @@
-// Calls every allocation function once, in a fixed order, between two allocations of 1,111,111 bytes that mark
-// begin and end. With an argument pvalloc, too, which valgrind does not have.
+// Calls every allocation function once, in a fixed order, between two allocations of 1,111,111 bytes that
+// mark begin and end. With an argument pvalloc, too, which valgrind does not have.
 //
 // It calls mtrace(), which does nothing unless libc_malloc_debug.so is preloaded.
 #include <malloc.h>
@@ -48,7 +48,8 @@ int main(int argc, char**) {
   ::operator delete[](::operator new[](24, std::nothrow), std::nothrow);
   ::operator delete(::operator new(64, std::align_val_t(64)), std::align_val_t(64));
   ::operator delete[](::operator new[](128, std::align_val_t(64)), std::align_val_t(64));
-  ::operator delete(::operator new(192, std::align_val_t(64), std::nothrow), std::align_val_t(64), std::nothrow);
+  ::operator delete(::operator new(192, std::align_val_t(64), std::nothrow), std::align_val_t(64),
+                    std::nothrow);
   ::operator delete(::operator new(25), std::size_t{25});
 
   std::free(std::malloc(kMark));

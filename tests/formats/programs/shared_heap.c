@@ -1,7 +1,7 @@
 /* Four threads allocate, reallocate and free objects that they share, and print how often they did.
  *
- * Their sizes are odd numbers from 20,001 to 29,999, by which a trace's reader tells them from the runtime's. A
- * tenth of the reallocs moves the object; all are freed in the end. It calls mtrace(): every_call.cpp.
+ * Their sizes are odd numbers from 20,001 to 29,999, by which a trace's reader tells them from the runtime's.
+ * All are freed in the end. It calls mtrace(): every_call.cpp.
  */
 #include <mcheck.h>
 #include <pthread.h>
