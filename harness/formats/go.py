@@ -79,6 +79,11 @@ class GoTrace:
             while (rows := self._take()) is not None:
                 yield {name: rows[name] for name in self._kept}
 
+    @property
+    def version(self) -> int:
+        """The version of the format, 26 of `go 1.26 trace`; known with the first row."""
+        return self._reader.version
+
     def span_events(self) -> Columns:
         """Return what became of spans before the rows that were yielded, since this was called last.
 
