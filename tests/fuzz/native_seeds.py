@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from goldens import golden
+from goldens import go_traces, golden
+from recorder_samples import SAMPLES
 
 
 def _lines(*constants: str) -> Callable[[], list[bytes]]:
@@ -12,4 +13,12 @@ def _lines(*constants: str) -> Callable[[], list[bytes]]:
     return lambda: [bytes((size,)) + golden(name) for name in constants for size in (3, 255)]
 
 
-SEEDS: dict[str, Callable[[], list[bytes]]] = {"android": _lines("test_android.CALLS")}
+def _in_blocks(*wholes: bytes) -> Callable[[], list[bytes]]:
+    return lambda: [bytes((size,)) + whole for whole in wholes for size in (3, 255)]
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "android": _lines("test_android.CALLS"),
+    "go_trace": _in_blocks(*go_traces()),
+    **{name: _in_blocks(text.encode()) for name, text in SAMPLES.items()},
+}

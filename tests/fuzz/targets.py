@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from goldens import golden
+from goldens import go_traces, golden
+from recorder_samples import SAMPLES
 from support import SMALL, write_trace
 
 from harness.conversion import convert
@@ -21,7 +22,7 @@ from harness.conversion import convert
 # What a reader of any format may say of a file as a whole, where no place is to blame.
 WHOLE_FILE = (
     r"is damaged|is not a whole|is a directory|was not recognised|is missing|expected one|stands \d+ times|"
-    r"found type|holds no|metadata key|has \d+ rows"
+    r"found type|holds no|metadata key|has \d+ rows|found no|interpreted|is none"
 )
 
 
@@ -129,5 +130,14 @@ TARGETS: dict[str, Target] = {
     "parquet": Target(_parquet, **_TABLE),
     "arrow": Target(_arrow, **_TABLE),
     "memray": Target(_memray),
+    "go": Target(lambda folder: go_traces()),
+    **{
+        name: Target(
+            lambda folder, text=text: [text.encode()],
+            refused_when_lenient=r"damaged|found no call|interpreted",
+            tokens=_WORDS,
+        )
+        for name, text in SAMPLES.items()
+    },
     "android": Target(_text("test_android.CALLS"), refused_when_lenient=r"damaged", tokens=_WORDS),
 }
