@@ -80,7 +80,8 @@ def convert(
     with target_format.write(target, description) as sink:
         cut.run(sink, progress)
         sink.describe(_metadata(trace, source_name, events, threads, time_s), trace.sites)
-    warnings = _losses(trace) + _left_by(target_name, target_format.keeps_metadata, trace) + cut.warnings()
+    warnings = _losses(trace) + _left_by(target_name, target_format.keeps_metadata, trace)
+    warnings += [f"{target_name}: {loss}" for loss in getattr(sink, "losses", ())] + cut.warnings()
     return ConversionResult(cut.written, cut.read, cut.alive_at_cut, cut.frees_dropped, warnings)
 
 

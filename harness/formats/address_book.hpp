@@ -74,7 +74,7 @@ struct BookCounts {
 class AddressBook {
  public:
   // `unit` names what places count: line, record, byte. Where names are no addresses (`null_names`), 0 is one
-  // too.
+  // too, and messages show them as numbers.
   AddressBook(bool is_lenient, std::string unit, bool null_names)
       : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names) {}
 
@@ -162,9 +162,10 @@ class AddressBook {
       return;
     }
     if (!is_possible(records, i, 0)) return;
-    vacate(records, i, out);
+    Live& object = objects_.make(address);
+    if (object.is_live()) vacate(records, i, object, out);
     const std::uint32_t slot = take_slot(records, i);
-    objects_.insert(address, {.size = records.size[i], .slot = slot});
+    object = {.size = records.size[i], .slot = slot};
     requested_bytes_ += records.size[i];
     append(records, i, op, slot, records.size[i], out);
   }
@@ -189,7 +190,7 @@ class AddressBook {
     if (found == nullptr) {
       if (!is_lenient_) {
         fault(records, i,
-              "found a realloc of " + hexadecimal(old_address) +
+              "found a realloc of " + name(old_address) +
                   ", which is not live (never allocated, or freed "
                   "already); expected a live address");
       }
@@ -200,38 +201,39 @@ class AddressBook {
     const Live object = *found;
     if (!is_possible(records, i, object.size)) return;
     objects_.erase(old_address);
-    vacate(records, i, out);
-    objects_.insert(address, {.size = size, .slot = object.slot});
+    Live& moved = objects_.make(address);
+    if (moved.is_live()) vacate(records, i, moved, out);
+    moved = {.size = size, .slot = object.slot};
     requested_bytes_ += size - object.size;
     append(records, i, Op::kRealloc, object.slot, size, out);
   }
 
   // What an allocation was given must be nobody's.
-  void vacate(const RecordColumns& records, std::size_t i, BookedRows& out) {
-    const std::uint64_t address = records.address[i];
-    if (objects_.find(address) == nullptr) return;
+  void vacate(const RecordColumns& records, std::size_t i, const Live& object, BookedRows& out) {
     if (!is_lenient_) {
       fault(records, i,
-            "found an allocation at " + hexadecimal(address) +
+            "found an allocation at " + name(records.address[i]) +
                 ", where an object lives that was not freed; expected a free before it");
     }
     ++counts_.unseen_frees;
-    release(records, i, address, out);
+    released(records, i, object, out);
   }
 
   void release(const RecordColumns& records, std::size_t i, std::uint64_t address, BookedRows& out) {
-    const Live* const found = objects_.find(address);
-    if (found == nullptr) {
+    const Live object = objects_.take(address);
+    if (!object.is_live()) {
       if (!is_lenient_) {
         fault(records, i,
-              "found a free of " + hexadecimal(address) +
+              "found a free of " + name(address) +
                   ", which is not live (never allocated, or freed already); expected a live address");
       }
       ++counts_.unknown_frees;
       return;
     }
-    const Live object = *found;
-    objects_.erase(address);
+    released(records, i, object, out);
+  }
+
+  void released(const RecordColumns& records, std::size_t i, const Live& object, BookedRows& out) {
     free_slots_.put(object.slot);
     requested_bytes_ -= object.size;
     append(records, i, Op::kFree, object.slot, 0, out);
@@ -284,7 +286,8 @@ class AddressBook {
 
   bool is_null(std::uint64_t address) const { return address == 0 && !null_names_; }
 
-  static std::string hexadecimal(std::uint64_t number) {
+  std::string name(std::uint64_t number) const {
+    if (null_names_) return std::to_string(number);
     char digits[2 + 16 + 1];
     std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(number));
     return digits;

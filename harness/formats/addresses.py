@@ -7,7 +7,8 @@ out or mended on the way is counted, and said in words once everything was read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,21 @@ Records = dict[str, NDArray[Any]]
 _BLOCK_BYTES = 1 << 20
 
 # What each kind of loss is called, for one and for more.
-_LEFT_OUT = {"failed_allocations": ("left out", "allocation that failed", "allocations that failed")}
+_LEFT_OUT = {
+    "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
+    "collections": ("left out", "explicit collection", "explicit collections"),
+    "times": (
+        "left out",
+        "line's time, where the file's head has none",
+        "lines' times, where the file's head has none",
+    ),
+    "late_times": (
+        "replaced by the one before",
+        "time of a call that began before the one above it",
+        "times of calls that began before those above them",
+    ),
+    "alignments": ("left out", "alignment of a calloc or realloc", "alignments of callocs and reallocs"),
+}
 _MENDED = {
     "unknown_frees": ("dropped", "free of what was not live", "frees of what was not live"),
     "unknown_reallocations": (
@@ -95,12 +110,19 @@ class AddressTrace(ABC):
     @property
     def losses(self) -> list[str]:
         """What of the trace was lost so far, in words."""
-        counted = self._book.counts()
-        return [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
+        counted = self._book.counts() | self.counts()
+        return [in_words(name, counted[name]) for name in _LEFT_OUT if counted.get(name)]
+
+    def counts(self) -> dict[str, int]:
+        """Count what the reader itself has left out so far, by kind."""
+        return {}
 
 
 class TextReader(Protocol):
     """A native reader of text: lines.hpp."""
+
+    def counts(self) -> dict[str, int]:
+        """Count what the format leaves out, by kind."""
 
     def read(self, block: bytes) -> Records:
         """Return what a block's whole lines say."""
@@ -127,21 +149,38 @@ class LineTrace(AddressTrace):
         self.reader = reader
 
     def records(self) -> Iterator[Records]:
-        """Yield the records of a block of text at a time."""
+        """Yield the records of a block of text at a time, while the next is read on a thread of its own."""
+        # Loaded here, since a trace in another format does without.
+        from concurrent.futures import ThreadPoolExecutor
+
         stream = open_text(self.path)
-        block = b"begun"
-        while block:
-            try:
-                block = stream.read(_BLOCK_BYTES)
-            except (OSError, pa.ArrowException) as error:
-                raise unreadable(self.path, error) from error
-            try:
-                records = self.reader.read(block) if block else self.reader.end()
-            except TextFault as fault:
-                raise TraceError(f"{self.path}: {fault}{REMEDY}") from fault
-            # A block without a record has no optional columns either.
-            if len(records["op"]):
-                yield records
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(self._block, stream)
+            while (records := pending.result()) is not None:
+                pending = ahead.submit(self._block, stream)
+                # A block without a record has no optional columns either.
+                if len(records["op"]):
+                    yield records
+        if len((last := self._parsed(self.reader.end))["op"]):
+            yield last
+
+    def _block(self, stream: pa.NativeFile) -> Records | None:
+        """Return the records of the next block, or None at the end."""
+        try:
+            block = stream.read(_BLOCK_BYTES)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.path, error) from error
+        return self._parsed(partial(self.reader.read, block)) if block else None
+
+    def _parsed(self, parse: Callable[[], Records]) -> Records:
+        try:
+            return parse()
+        except TextFault as fault:
+            raise TraceError(f"{self.path}: {fault}{REMEDY}") from fault
+
+    def counts(self) -> dict[str, int]:
+        """Count what the format has left out so far, by kind."""
+        return self.reader.counts()
 
     @property
     def repairs(self) -> dict[str, int]:

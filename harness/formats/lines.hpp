@@ -3,11 +3,16 @@
 // A reader of a format is a class with `void line(std::string_view, Records&)`, which appends what the line
 // says or throws BadLine; TextReader does the rest: it numbers lines, bounds their length, and stops at the
 // first bad one or, asked to be lenient, counts it and goes on. address_book.hpp makes rows of the records.
+// What a format counts of things that its records do not say, `counts()` tells by name.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -33,6 +38,9 @@ class TextFault : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Counts of what records do not say, by the names of addresses.py.
+using Counts = std::vector<std::pair<const char*, std::uint64_t>>;
+
 // The columns of address_book.hpp's records, owned. A reader fills the same optional ones for every record.
 struct Records {
   std::vector<std::uint8_t> op;
@@ -57,24 +65,39 @@ struct Records {
     place.push_back(line);
   }
 
+  // Makes room in the columns that every record has.
+  void reserve(std::size_t count) {
+    op.reserve(count), thread.reserve(count), address.reserve(count);
+    old_address.reserve(count), size.reserve(count), place.reserve(count);
+  }
+
   std::uint64_t line = 0;
 };
 
+// Behind a line that TextReader hands to a format, so many bytes may be read, whatever they are.
+inline constexpr std::size_t kReadableBytes = 8;
+
 // Takes fields off the front of a line. What is missing or no number throws BadLine.
+//
+// Numbers are read eight characters at a time where as many can be: a loop over digits would guess wrong at
+// nearly every number's end.
 class Fields {
  public:
-  explicit Fields(std::string_view line) : rest_(line) { skip_space(); }
+  // `readable_bytes` may be read behind the line.
+  explicit Fields(std::string_view line, std::size_t readable_bytes = 0)
+      : at_(line.data()), end_(at_ + line.size()), readable_end_(end_ + readable_bytes) {
+    skip_space();
+  }
 
-  bool empty() const { return rest_.empty(); }
-  std::string_view rest() const { return rest_; }
+  bool empty() const { return at_ == end_; }
+  std::string_view rest() const { return {at_, end_}; }
 
   // The next characters up to a space.
   std::string_view word() {
-    std::size_t end = 0;
-    while (end < rest_.size() && !is_space(rest_[end])) ++end;
-    if (end == 0) throw BadLine("expected another field");
-    const std::string_view found = rest_.substr(0, end);
-    rest_.remove_prefix(end);
+    const char* const begin = at_;
+    while (at_ != end_ && !is_space(*at_)) ++at_;
+    if (at_ == begin) throw BadLine("expected another field");
+    const std::string_view found(begin, at_);
     skip_space();
     return found;
   }
@@ -86,21 +109,67 @@ class Fields {
 
   // Steps over a text if it stands here.
   bool take(std::string_view text) {
-    if (!rest_.starts_with(text)) return false;
-    rest_.remove_prefix(text.size());
+    if (!rest().starts_with(text)) return false;
+    at_ += text.size();
     skip_space();
     return true;
   }
 
-  // A number without a sign, whatever follows it.
+  // Steps over a word if it stands here, whole. An array, so that the compiler compares numbers.
+  template <std::size_t N>
+  bool take_word(const char (&text)[N]) {
+    constexpr std::size_t kLength = N - 1;
+    const auto left = static_cast<std::size_t>(end_ - at_);
+    if (left < kLength || std::memcmp(at_, text, kLength) != 0) return false;
+    if (left > kLength && !is_space(at_[kLength])) return false;
+    at_ += kLength;
+    skip_space();
+    return true;
+  }
+
+  // A number, whatever follows it; with a sign only where T has one.
   template <typename T = std::uint64_t>
   T decimal() {
+    if (readable_end_ - at_ >= 8) {
+      // Of up to fifteen digits, which is what there is but for nonsense.
+      Digits digits(at_);
+      std::uint64_t value = digits.decimal();
+      std::size_t count = digits.count;
+      if (count == 8 && readable_end_ - at_ >= 16) {
+        digits = Digits(at_ + 8);
+        value = value * kPowersOfTen[digits.count] + digits.decimal();
+        count += digits.count;
+      }
+      // Digits behind the line's end are not its own.
+      if (digits.count < 8 && count > 0 && count <= static_cast<std::size_t>(end_ - at_) &&
+          value <= static_cast<std::uint64_t>(std::numeric_limits<T>::max())) {
+        at_ += count;
+        skip_space();
+        return static_cast<T>(value);
+      }
+    }
     return number<T>(10, "a decimal number");
   }
 
   // Hexadecimal, with 0x before it or not.
   std::uint64_t hexadecimal() {
-    if (rest_.starts_with("0x")) rest_.remove_prefix(2);
+    if (end_ - at_ >= 2 && at_[0] == '0' && at_[1] == 'x') at_ += 2;
+    if (readable_end_ - at_ >= 8) {
+      // Of up to fifteen digits, which is what addresses have.
+      HexadecimalDigits digits(at_);
+      std::uint64_t value = digits.value();
+      std::size_t count = digits.count;
+      if (count == 8 && readable_end_ - at_ >= 16) {
+        digits = HexadecimalDigits(at_ + 8);
+        value = value << (4 * digits.count) | digits.value();
+        count += digits.count;
+      }
+      if (digits.count < 8 && count > 0 && count <= static_cast<std::size_t>(end_ - at_)) {
+        at_ += count;
+        skip_space();
+        return value;
+      }
+    }
     return number<std::uint64_t>(16, "a hexadecimal number");
   }
 
@@ -108,24 +177,95 @@ class Fields {
   std::uint64_t pointer() { return take("(nil)") ? 0 : hexadecimal(); }
 
  private:
+  static constexpr std::uint64_t kPowersOfTen[] = {1,       10,        100,        1'000,      10'000,
+                                                   100'000, 1'000'000, 10'000'000, 100'000'000};
   static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
 
   void skip_space() {
-    while (!rest_.empty() && is_space(rest_.front())) rest_.remove_prefix(1);
+    // One space and no more, as a rule.
+    if (at_ != end_ && *at_ == ' ') ++at_;
+    while (at_ != end_ && is_space(*at_)) ++at_;
   }
 
+  // Eight characters, the first in the lowest byte.
+  static std::uint64_t eight(const char* at) {
+    std::uint64_t characters;
+    std::memcpy(&characters, at, sizeof characters);
+    if constexpr (std::endian::native == std::endian::big) characters = __builtin_bswap64(characters);
+    return characters;
+  }
+
+  // How many bytes of eight stand before the first whose high bit is set.
+  static std::size_t before_high_bit(std::uint64_t bytes) {
+    bytes &= kHighBits;
+    return bytes == 0 ? 8 : static_cast<std::size_t>(std::countr_zero(bytes)) / 8;
+  }
+
+  static constexpr std::uint64_t kHighBits = 0x8080808080808080u;
+
+  // Of eight characters the decimal digits before the first that is none.
+  struct Digits {
+    explicit Digits(const char* at) : values(eight(at) ^ 0x3030303030303030u) {
+      // A digit is now 0 to 9; what is more gets its high bit. A carry goes where nobody looks any more.
+      count = before_high_bit((values + 0x7676767676767676u) | values);
+    }
+
+    // Pairs, fours, then all, with zeros in front and what follows the digits pushed out.
+    std::uint64_t decimal() const {
+      if (count == 0) return 0;
+      std::uint64_t value = values << (64 - 8 * count);
+      value = (value * 10 + (value >> 8)) & 0x00FF00FF00FF00FFu;
+      value = (value * 100 + (value >> 16)) & 0x0000FFFF0000FFFFu;
+      return (value * 10'000 + (value >> 32)) & 0xFFFFFFFFu;
+    }
+
+    std::uint64_t values;
+    std::size_t count;
+  };
+
+  // And the hexadecimal ones.
+  struct HexadecimalDigits {
+    explicit HexadecimalDigits(const char* at) {
+      const std::uint64_t characters = eight(at);
+      const std::uint64_t decimal = characters ^ 0x3030303030303030u;
+      const std::uint64_t no_decimal = (decimal + 0x7676767676767676u) | decimal;
+      // 'a' to 'f', of either case, are now 1 to 6.
+      const std::uint64_t letter = (characters | 0x2020202020202020u) ^ 0x6060606060606060u;
+      const std::uint64_t no_letter =
+          ((letter + 0x7979797979797979u) | letter) | (kHighBits - (letter & ~kHighBits));
+      count = before_high_bit(no_decimal & no_letter);
+      const std::uint64_t is_letter = (no_decimal & kHighBits) >> 7;  // 1 a byte.
+      values = (characters & 0x0F0F0F0F0F0F0F0Fu) + is_letter * 9;
+    }
+
+    // Pairs, fours, then all, as above.
+    std::uint64_t value() const {
+      if (count == 0) return 0;
+      std::uint64_t value = values << (64 - 8 * count);
+      value = (value << 4 | value >> 8) & 0x00FF00FF00FF00FFu;
+      value = (value << 8 | value >> 16) & 0x0000FFFF0000FFFFu;
+      return (value << 16 | value >> 32) & 0xFFFFFFFFu;
+    }
+
+    std::uint64_t values;
+    std::size_t count;
+  };
+
+  // Any number, or what is wrong with it.
   template <typename T>
   T number(int base, const char* what) {
     T value = 0;
-    const auto [end, error] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), value, base);
+    const auto [end, error] = std::from_chars(at_, end_, value, base);
     if (error == std::errc::result_out_of_range) throw BadLine("a number is too large");
     if (error != std::errc()) throw BadLine(std::string("expected ") + what);
-    rest_.remove_prefix(static_cast<std::size_t>(end - rest_.data()));
+    at_ = end;
     skip_space();
     return value;
   }
 
-  std::string_view rest_;
+  const char* at_;
+  const char* end_;
+  const char* readable_end_;
 };
 
 template <typename Format>
@@ -142,6 +282,7 @@ class TextReader {
   // What the whole lines of a block say, those begun in the block before included.
   Records read(std::string_view block) {
     Records records;
+    records.reserve(last_records_ + last_records_ / 8);
     const std::size_t last = block.rfind('\n');
     if (last == std::string_view::npos) {
       carry(block);
@@ -154,13 +295,20 @@ class TextReader {
       finish_carried(records);
       lines.remove_prefix(first + 1);
     }
+    const char* const block_end = block.data() + block.size();
     while (!lines.empty()) {
       const auto* const end = static_cast<const char*>(std::memchr(lines.data(), '\n', lines.size()));
       const auto length = static_cast<std::size_t>(end - lines.data());
-      take(lines.substr(0, length), records);
+      if (block_end - end >= static_cast<std::ptrdiff_t>(kReadableBytes)) {
+        take(lines.substr(0, length), records);
+      } else {
+        carry(lines.substr(0, length));
+        finish_carried(records);
+      }
       lines.remove_prefix(length + 1);
     }
     carry(block.substr(last + 1));
+    last_records_ = records.op.size();
     return records;
   }
 
@@ -194,8 +342,10 @@ class TextReader {
       ++line_;
       return;
     }
-    const std::string line = std::exchange(rest_, {});
-    take(line, records);
+    std::string line = std::exchange(rest_, {});
+    const std::size_t length = line.size();
+    line.append(kReadableBytes, '\n');
+    take(std::string_view(line).substr(0, length), records);
   }
 
   void take(std::string_view line, Records& records) {
@@ -233,9 +383,10 @@ class TextReader {
 
   bool is_lenient_;
   Format format_;
-  std::string rest_;         // Of a line whose end is still to come.
-  bool skips_line_ = false;  // Whether what comes up to the next newline belongs to a line too long.
-  std::uint64_t line_ = 0;   // That was taken last, from 1.
+  std::string rest_;              // Of a line whose end is still to come.
+  bool skips_line_ = false;       // Whether what comes up to the next newline belongs to a line too long.
+  std::uint64_t line_ = 0;        // That was taken last, from 1.
+  std::size_t last_records_ = 0;  // In the block before: about what the next one has.
   std::uint64_t bad_lines_ = 0;
   std::string first_bad_line_;
 };

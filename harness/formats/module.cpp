@@ -7,6 +7,7 @@
 
 #include "address_book.hpp"
 #include "android.hpp"
+#include "android_text.hpp"
 #include "harness/bind.hpp"
 #include "lines.hpp"
 
@@ -54,6 +55,14 @@ nb::class_<formats::TextReader<Format>> bind_text(nb::module_& module, const cha
           },
           "block"_a)
       .def("end", [](Reader& reader) { return to_columns(reader.end()); })
+      .def("counts",
+           [](const Reader& reader) {
+             nb::dict counts;
+             if constexpr (requires { reader.format().counts(); }) {
+               for (const auto& [name, count] : reader.format().counts()) counts[name] = count;
+             }
+             return counts;
+           })
       .def_prop_ro("bad_lines", &Reader::bad_lines)
       .def_prop_ro("first_bad_line", &Reader::first_bad_line);
 }
@@ -115,6 +124,23 @@ nb::dict counts(const formats::AddressBook& book) {
   return result;
 }
 
+nb::bytes android_lines(formats::AndroidText& text, const Column<std::uint8_t>& op,
+                        const Column<std::uint32_t>& thread, const Column<std::uint64_t>& object,
+                        const Column<std::uint64_t>& size,
+                        const std::optional<Column<std::uint32_t>>& alignment,
+                        const std::optional<Column<std::int64_t>>& time_ns) {
+  formats::AndroidRows rows{
+      .op = view(op), .thread = view(thread), .object = view(object), .size = view(size)};
+  if (alignment) rows.alignment = view(*alignment);
+  if (time_ns) rows.time_ns = view(*time_ns);
+  std::string_view lines;
+  {
+    nb::gil_scoped_release unlocked;
+    lines = text.lines(rows);
+  }
+  return nb::bytes(lines.data(), lines.size());
+}
+
 }  // namespace
 
 NB_MODULE(_formats, module) {
@@ -127,4 +153,14 @@ NB_MODULE(_formats, module) {
            "site"_a = nb::none())
       .def("counts", &counts);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
+  nb::class_<formats::AndroidText>(module, "AndroidText")
+      .def(nb::init<>())
+      .def("lines", &android_lines, nb::kw_only(), "op"_a, "thread"_a, "object"_a, "size"_a,
+           "alignment"_a = nb::none(), "time_ns"_a = nb::none())
+      .def("counts", [](const formats::AndroidText& text) {
+        nb::dict result;
+        result["collections"] = text.counts().collections;
+        result["alignments"] = text.counts().alignments;
+        return result;
+      });
 }
