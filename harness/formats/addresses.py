@@ -31,6 +31,22 @@ _BLOCK_BYTES = 1 << 20
 _LEFT_OUT = {
     "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
     "collections": ("left out", "explicit collection", "explicit collections"),
+    "failed_calls": ("left out", "call that returned null", "calls that returned null"),
+    "size_hints": ("left out", "free's word on size or alignment", "frees' words on size or alignment"),
+    "thread_ends": ("left out", "end of a thread", "ends of threads"),
+    "other_threads": (
+        "put under one thread with the rest",
+        "call of another thread",
+        "calls of other threads",
+    ),
+    "callocs": ("made a malloc", "calloc", "callocs"),
+    "alignments_of_any": ("left out", "alignment", "alignments"),
+    "surplus_lines": (
+        "left out",
+        "line behind as many as the header counts",
+        "lines behind as many as the header counts",
+    ),
+    "writes": ("left out", "write to a block", "writes to blocks"),
     "times": (
         "left out",
         "line's time, where the file's head has none",
@@ -62,6 +78,16 @@ _MENDED = {
         "alignment that is no power of two",
         "alignments that are no powers of two",
     ),
+    "missing_syncs": (
+        "taken for given",
+        "wait for a sync that no thread gives",
+        "waits for syncs that no thread gives",
+    ),
+    "broken_threads": (
+        "left out",
+        "thread's rest, from an operation that could not be read",
+        "threads' rests, each from an operation that could not be read",
+    ),
     "bad_lines": ("dropped", "line that could not be read", "lines that could not be read"),
 }
 
@@ -73,19 +99,25 @@ class AddressTrace(ABC):
     """A trace whose records name objects by address.
 
     `columns`: the optional columns that every record will have. `unit`: what a record's place counts.
+    `names_objects`: what stands for addresses are numbers of objects, 0 as good as any.
     """
 
     unknown_columns: tuple[str, ...] = ()
     sites: bytes | None = None
 
     def __init__(
-        self, path: str, reading: Reading = AS_IT_STANDS, columns: tuple[str, ...] = (), unit: str = "line"
+        self,
+        path: str,
+        reading: Reading = AS_IT_STANDS,
+        columns: tuple[str, ...] = (),
+        unit: str = "line",
+        names_objects: bool = False,
     ) -> None:
         self.path = path
         self.reading = reading
         self.columns = [*REQUIRED, *columns]
         self.metadata: dict[str, Any] = {}
-        self._book = AddressBook(lenient=reading.lenient, unit=unit)
+        self._book = AddressBook(lenient=reading.lenient, unit=unit, null_names=names_objects)
 
     @abstractmethod
     def records(self) -> Iterator[Records]:
@@ -134,18 +166,20 @@ class TextReader(Protocol):
     def bad_lines(self) -> int:
         """How many lines a lenient reader could not read."""
 
-    @property
-    def first_bad_line(self) -> str:
-        """The first of them, and what was expected."""
-
 
 class LineTrace(AddressTrace):
-    """A trace of text, a line a record or so, read by a native reader."""
+    """A trace that a native reader reads from its beginning to its end: text, a line a record or so."""
 
     def __init__(
-        self, path: str, reader: TextReader, reading: Reading = AS_IT_STANDS, columns: tuple[str, ...] = ()
+        self,
+        path: str,
+        reader: TextReader,
+        reading: Reading = AS_IT_STANDS,
+        columns: tuple[str, ...] = (),
+        unit: str = "line",
+        names_objects: bool = False,
     ) -> None:
-        super().__init__(path, reading, columns)
+        super().__init__(path, reading, columns, unit, names_objects)
         self.reader = reader
 
     def records(self) -> Iterator[Records]:

@@ -7,20 +7,11 @@ from __future__ import annotations
 
 import re
 
-from collections.abc import Mapping
-from typing import Any
-
-from numpy.typing import NDArray
-
-from harness.errors import HarnessError
 from harness.formats import AS_IT_STANDS, Description, Reading
 from harness.formats._formats import AndroidReader, AndroidText
-from harness.formats.addresses import LineTrace, in_words
-from harness.formats.text import TextOutput, head_of
-from harness.trace import REQUIRED
-
-# Columns that calls have no place for.
-_LEFT = {"noscan": "which objects hold no pointers", "site": "the allocation sites"}
+from harness.formats.addresses import LineTrace
+from harness.formats.calls import CallWriter
+from harness.formats.text import head_of
 
 _NUMBERS = rb"(?:[ \t]+(?:0x[0-9a-f]+|-?\d+))*[ \t\r]*$"
 _LINE = re.compile(
@@ -55,29 +46,6 @@ class Android:
         trace.metadata["source"] = {"recorder": "memory_replay text"}
         return trace
 
-    def write(self, path: str, description: Description) -> AndroidWriter:
+    def write(self, path: str, description: Description) -> CallWriter:
         """Begin a file of calls."""
-        return AndroidWriter(path, description)
-
-
-class AndroidWriter(TextOutput):
-    """Writes rows as calls."""
-
-    def __init__(self, path: str, description: Description) -> None:
-        super().__init__(path)
-        self._path = path
-        self._text = AndroidText()
-        self._left = [f"left behind: {_LEFT[name]}" for name in description.optional if name in _LEFT]
-        self._columns = [*REQUIRED, *(name for name in description.optional if name not in _LEFT)]
-
-    def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Append rows; HarnessError for a thread or an address that the format has no number for."""
-        try:
-            self.put(self._text.lines(**{name: columns[name] for name in self._columns}))
-        except ValueError as fault:
-            raise HarnessError(f"{self._path}: {fault}") from fault
-
-    @property
-    def losses(self) -> list[str]:
-        """What of the rows written so far has no place in calls."""
-        return [*self._left, *(in_words(name, count) for name, count in self._text.counts().items() if count)]
+        return CallWriter(path, AndroidText(), description, kept=("alignment", "time_ns"))

@@ -5,51 +5,26 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
-#include <memory>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "android.hpp"
-#include "harness/replay.hpp"
+#include "call_text.hpp"
 
 namespace formats {
 
-// Rows of harness-trace/1, ids dense. Where a column is empty, the trace says nothing of it.
-struct AndroidRows {
-  std::span<const std::uint8_t> op;
-  std::span<const std::uint32_t> thread;
-  std::span<const std::uint64_t> object;
-  std::span<const std::uint64_t> size;
-  std::span<const std::uint32_t> alignment = {};
-  std::span<const std::int64_t> time_ns = {};
-};
-
-// What the lines could not say.
-struct AndroidCounts {
-  std::uint64_t collections = 0;
-  std::uint64_t alignments = 0;  // Of callocs and reallocs.
-};
-
 class AndroidText {
  public:
-  const AndroidCounts& counts() const { return counts_; }
+  Counts counts() const { return {{"collections", collections_}, {"alignments", alignments_}}; }
 
   // The lines of rows, until the next call. Throws std::range_error where the format has no number for what a
   // row says.
-  std::string_view lines(const AndroidRows& rows) {
-    const std::size_t longest_bytes = rows.op.size() * kLongestLineBytes;
-    if (longest_bytes > room_bytes_) {
-      text_ = std::make_unique_for_overwrite<char[]>(longest_bytes);
-      room_bytes_ = longest_bytes;
-    }
-    char* at = text_.get();
-    for (std::size_t i = 0; i < rows.op.size(); ++i) at = line(rows, i, at);
-    return {text_.get(), at};
+  std::string_view lines(const CallRows& rows) {
+    return text_.lines(rows.op.size(), kLongestLineBytes,
+                       [&](std::size_t i, char* at) { return line(rows, i, at); });
   }
 
  private:
@@ -60,40 +35,40 @@ class AndroidText {
   static constexpr std::uint64_t kPastAddresses = std::uint64_t{1} << 63;
   static constexpr std::uint64_t kGrain = 16;  // As malloc aligns on 64-bit machines.
 
-  char* line(const AndroidRows& rows, std::size_t i, char* at) {
+  char* line(const CallRows& rows, std::size_t i, char* at) {
     const auto op = static_cast<Op>(rows.op[i]);
     const std::uint32_t alignment = rows.alignment.empty() ? 0 : rows.alignment[i];
     const std::uint64_t size = rows.size[i];
     if (op == Op::kGc) {
-      ++counts_.collections;
+      ++collections_;
       return at;
     }
     at = thread(rows.thread[i], at);
     switch (op) {
       case Op::kAlloc:
         if (alignment == 0) {
-          at = hexadecimal(place(rows.object[i], size, 0), put(": malloc ", at));
+          at = put_hexadecimal(place(rows.object[i], size, 0), put(": malloc ", at));
         } else {
-          at = hexadecimal(place(rows.object[i], size, alignment), put(": memalign ", at));
-          at = number(alignment, put(" ", at));
+          at = put_hexadecimal(place(rows.object[i], size, alignment), put(": memalign ", at));
+          at = put_decimal(alignment, put(" ", at));
         }
-        at = number(size, put(" ", at));
+        at = put_decimal(size, put(" ", at));
         break;
       case Op::kCalloc:
-        if (alignment != 0) ++counts_.alignments;
-        at = hexadecimal(place(rows.object[i], size, alignment), put(": calloc ", at));
-        at = number(size, put(" 1 ", at));
+        if (alignment != 0) ++alignments_;
+        at = put_hexadecimal(place(rows.object[i], size, alignment), put(": calloc ", at));
+        at = put_decimal(size, put(" 1 ", at));
         break;
       case Op::kRealloc: {
-        if (alignment != 0) ++counts_.alignments;
+        if (alignment != 0) ++alignments_;
         const std::uint64_t old_address = addresses_[rows.object[i]];
-        at = hexadecimal(place(rows.object[i], size, alignment), put(": realloc ", at));
-        at = hexadecimal(old_address, put(" ", at));
-        at = number(size, put(" ", at));
+        at = put_hexadecimal(place(rows.object[i], size, alignment), put(": realloc ", at));
+        at = put_hexadecimal(old_address, put(" ", at));
+        at = put_decimal(size, put(" ", at));
         break;
       }
       case Op::kFree:
-        at = hexadecimal(addresses_[rows.object[i]], put(": free ", at));
+        at = put_hexadecimal(addresses_[rows.object[i]], put(": free ", at));
         break;
       case Op::kThreadEnd:
         at = put(": thread_done 0x0", at);
@@ -102,9 +77,9 @@ class AndroidText {
         break;
     }
     if (!rows.time_ns.empty()) {
-      at = number(rows.time_ns[i], put(" ", at));
+      at = put_decimal(rows.time_ns[i], put(" ", at));
       // The end of a thread has no begin.
-      if (op != Op::kThreadEnd) at = number(rows.time_ns[i], put(" ", at));
+      if (op != Op::kThreadEnd) at = put_decimal(rows.time_ns[i], put(" ", at));
     }
     return put("\n", at);
   }
@@ -114,7 +89,7 @@ class AndroidText {
       throw std::range_error("found thread " + std::to_string(thread) + ", expected one below " +
                              std::to_string(kThreadZero) + ", as Linux numbers them");
     }
-    return number(thread == 0 ? kThreadZero : thread, at);
+    return put_decimal(thread == 0 ? kThreadZero : thread, at);
   }
 
   // Where an object comes to lie.
@@ -130,23 +105,11 @@ class AndroidText {
     return address;
   }
 
-  static char* put(std::string_view text, char* at) { return std::copy(text.begin(), text.end(), at); }
-
-  template <typename T>
-  static char* number(T value, char* at) {
-    return std::to_chars(at, at + kLongestLineBytes, value).ptr;
-  }
-
-  static char* hexadecimal(std::uint64_t value, char* at) {
-    at = put("0x", at);
-    return std::to_chars(at, at + kLongestLineBytes, value, 16).ptr;
-  }
-
   std::uint64_t next_address_ = kFirstAddress;
   std::vector<std::uint64_t> addresses_;  // By object.
-  AndroidCounts counts_;
-  std::unique_ptr<char[]> text_;
-  std::size_t room_bytes_ = 0;
+  std::uint64_t collections_ = 0;
+  std::uint64_t alignments_ = 0;  // Of callocs and reallocs.
+  CallText text_;
 };
 
 }  // namespace formats

@@ -3,7 +3,8 @@
 // A reader of a format is a class with `void line(std::string_view, Records&)`, which appends what the line
 // says or throws BadLine; TextReader does the rest: it numbers lines, bounds their length, and stops at the
 // first bad one or, asked to be lenient, counts it and goes on. address_book.hpp makes rows of the records.
-// What a format counts of things that its records do not say, `counts()` tells by name.
+// What a format counts of things that its records do not say, `counts()` tells by name; `end()` throws where more
+// lines ought to have come.
 #pragma once
 
 #include <array>
@@ -316,6 +317,13 @@ class TextReader {
   Records end() {
     Records records;
     if (!rest_.empty() || skips_line_) finish_carried(records);
+    if constexpr (requires { format_.end(); }) {
+      try {
+        format_.end();
+      } catch (const BadLine& fault) {
+        bad("the end of the file", line_ + 1, fault.what());
+      }
+    }
     return records;
   }
 

@@ -10,6 +10,10 @@
 #include "android_text.hpp"
 #include "harness/bind.hpp"
 #include "lines.hpp"
+#include "malloc_bench.hpp"
+#include "rep.hpp"
+#include "rep_text.hpp"
+#include "workload.hpp"
 
 namespace {
 
@@ -35,6 +39,12 @@ nb::dict to_columns(formats::Records records) {
   return columns;
 }
 
+nb::dict to_dict(const formats::Counts& counts) {
+  nb::dict result;
+  for (const auto& [name, count] : counts) result[name] = count;
+  return result;
+}
+
 // A reader of text as a Python class; `initialise` binds its constructor, and what else the format tells can
 // follow.
 template <typename Format, typename... Arguments, typename... Extra>
@@ -57,11 +67,11 @@ nb::class_<formats::TextReader<Format>> bind_text(nb::module_& module, const cha
       .def("end", [](Reader& reader) { return to_columns(reader.end()); })
       .def("counts",
            [](const Reader& reader) {
-             nb::dict counts;
              if constexpr (requires { reader.format().counts(); }) {
-               for (const auto& [name, count] : reader.format().counts()) counts[name] = count;
+               return to_dict(reader.format().counts());
+             } else {
+               return nb::dict();
              }
-             return counts;
            })
       .def_prop_ro("bad_lines", &Reader::bad_lines)
       .def_prop_ro("first_bad_line", &Reader::first_bad_line);
@@ -124,21 +134,31 @@ nb::dict counts(const formats::AddressBook& book) {
   return result;
 }
 
-nb::bytes android_lines(formats::AndroidText& text, const Column<std::uint8_t>& op,
-                        const Column<std::uint32_t>& thread, const Column<std::uint64_t>& object,
-                        const Column<std::uint64_t>& size,
-                        const std::optional<Column<std::uint32_t>>& alignment,
-                        const std::optional<Column<std::int64_t>>& time_ns) {
-  formats::AndroidRows rows{
-      .op = view(op), .thread = view(thread), .object = view(object), .size = view(size)};
-  if (alignment) rows.alignment = view(*alignment);
-  if (time_ns) rows.time_ns = view(*time_ns);
-  std::string_view lines;
-  {
-    nb::gil_scoped_release unlocked;
-    lines = text.lines(rows);
-  }
-  return nb::bytes(lines.data(), lines.size());
+// A writer of calls as a Python class.
+template <typename Text>
+nb::class_<Text> bind_writer(nb::module_& module, const char* name) {
+  return nb::class_<Text>(module, name)
+      .def(nb::init<>())
+      .def(
+          "lines",
+          [](Text& text, const Column<std::uint8_t>& op, const Column<std::uint32_t>& thread,
+             const Column<std::uint64_t>& object, const Column<std::uint64_t>& size,
+             const std::optional<Column<std::uint32_t>>& alignment,
+             const std::optional<Column<std::int64_t>>& time_ns) {
+            formats::CallRows rows{
+                .op = view(op), .thread = view(thread), .object = view(object), .size = view(size)};
+            if (alignment) rows.alignment = view(*alignment);
+            if (time_ns) rows.time_ns = view(*time_ns);
+            std::string_view lines;
+            {
+              nb::gil_scoped_release unlocked;
+              lines = text.lines(rows);
+            }
+            return nb::bytes(lines.data(), lines.size());
+          },
+          nb::kw_only(), "op"_a, "thread"_a, "object"_a, "size"_a, "alignment"_a = nb::none(),
+          "time_ns"_a = nb::none())
+      .def("counts", [](const Text& text) { return to_dict(text.counts()); });
 }
 
 }  // namespace
@@ -153,14 +173,41 @@ NB_MODULE(_formats, module) {
            "site"_a = nb::none())
       .def("counts", &counts);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
-  nb::class_<formats::AndroidText>(module, "AndroidText")
-      .def(nb::init<>())
-      .def("lines", &android_lines, nb::kw_only(), "op"_a, "thread"_a, "object"_a, "size"_a,
-           "alignment"_a = nb::none(), "time_ns"_a = nb::none())
-      .def("counts", [](const formats::AndroidText& text) {
-        nb::dict result;
-        result["collections"] = text.counts().collections;
-        result["alignments"] = text.counts().alignments;
-        return result;
-      });
+  bind_writer<formats::AndroidText>(module, "AndroidText");
+  bind_text<formats::RepLines>(module, "RepReader");
+  bind_writer<formats::RepText>(module, "RepText")
+      .def_prop_ro("ids", &formats::RepText::ids)
+      .def_prop_ro("operations", &formats::RepText::operations);
+  nb::class_<formats::MallocBenchReader>(module, "MallocBenchReader")
+      .def(nb::init<bool>(), nb::kw_only(), "lenient"_a)
+      .def(
+          "read",
+          [](formats::MallocBenchReader& reader, const nb::bytes& block) {
+            formats::Records records;
+            {
+              nb::gil_scoped_release unlocked;
+              records = reader.read({block.c_str(), block.size()});
+            }
+            return to_columns(std::move(records));
+          },
+          "block"_a)
+      .def("end", [](formats::MallocBenchReader& reader) { return to_columns(reader.end()); })
+      .def("counts", [](const formats::MallocBenchReader& reader) { return to_dict(reader.counts()); })
+      .def_prop_ro("bad_lines", &formats::MallocBenchReader::bad_records);
+  nb::class_<formats::WorkloadReader>(module, "WorkloadReader")
+      .def(nb::init<int, std::uint64_t, bool>(), nb::kw_only(), "file"_a, "file_bytes"_a, "lenient"_a)
+      .def(
+          "read",
+          [](formats::WorkloadReader& reader, std::size_t count) {
+            formats::Records records;
+            {
+              nb::gil_scoped_release unlocked;
+              records = reader.read(count);
+            }
+            return to_columns(std::move(records));
+          },
+          "count"_a)
+      .def_prop_ro("threads", &formats::WorkloadReader::threads)
+      .def_prop_ro("missing_syncs", &formats::WorkloadReader::missing_syncs)
+      .def_prop_ro("broken_threads", &formats::WorkloadReader::broken_threads);
 }

@@ -1,4 +1,4 @@
-"""What the text formats share: compressed streams, the head of a file, and files of text, whole or not at all.
+"""What the text formats share: compressed streams, the head of a file, and files of text that appear whole.
 
 A stream is opened by what it begins with, not by its name: gzip and zstd are undone, `-` is standard input.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from harness.trace import AtomicOutput, reason
 
 # Enough for a compressor's first block, and for a header of any length that makes sense.
 _HEAD_BYTES = 1 << 18
+_COPIED_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -58,6 +60,21 @@ def open_text(path: str) -> pa.NativeFile:
         raise unreadable(path, error) from error
 
 
+def seekable(path: str) -> BinaryIO:
+    """Return a file's decompressed bytes to be read at any place: the file, or a temporary copy of it."""
+    try:
+        if path != "-" and "://" not in path and _codec(_first_bytes(path)) is None:
+            return open(path, "rb")
+        with open_text(path) as stream:
+            copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (the caller's)
+            while block := stream.read(_COPIED_BYTES):
+                copy.write(block)
+            copy.flush()
+            return copy
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
 def unreadable(path: str, error: Exception, where: str = "") -> TraceError:
     """Return what to raise, in one line, where a file could not be read."""
     return TraceError(f"{path}: {where}{reason(path, error)}")
@@ -85,10 +102,8 @@ def _codec(first: bytes) -> str | None:
 class TextOutput:
     """A file of text, compressed where its suffix says so, that appears when the block ends well."""
 
-    # What the format could not hold of the rows that were written, in words.
-    losses: Sequence[str] = ()
-
     def __init__(self, path: str) -> None:
+        self.path = path
         self._output = AtomicOutput(path)
         codec = next((codec for suffix, codec in _CODECS.items() if path.lower().endswith(suffix)), None)
         try:
@@ -117,6 +132,11 @@ class TextOutput:
         except BaseException:
             self._abort()
             raise
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """What the format could not hold of the rows that were written, in words."""
+        return ()
 
     def put(self, text: bytes | pa.Buffer) -> None:
         """Append text as it is."""

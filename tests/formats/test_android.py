@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken_support import expect_one_line_or_a_trace
 from support import SMALL, write_trace
 
 from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, THREAD_END
@@ -276,3 +277,8 @@ def test_a_compressed_file_is_written_and_recognised(tmp_path):
         assert [row[:4] for row in rows_of(str(tmp_path / "back.parquet"))] == [
             row[:4] for row in rows_of(source)
         ]
+
+
+def test_broken_files_are_one_line_or_a_trace(tmp_path):
+    strict, lenient = expect_one_line_or_a_trace(tmp_path, "android", with_times(range(7)).encode())
+    assert lenient > strict > 0
