@@ -131,18 +131,21 @@ class Fields {
   // A number, whatever follows it; with a sign only where T has one.
   template <typename T = std::uint64_t>
   T decimal() {
+    // Of up to fifteen digits, which is what there is but for nonsense.
     if (readable_end_ - at_ >= 8) {
-      // Of up to fifteen digits, which is what there is but for nonsense.
-      Digits digits(at_);
-      std::uint64_t value = digits.decimal();
-      std::size_t count = digits.count;
-      if (count == 8 && readable_end_ - at_ >= 16) {
-        digits = Digits(at_ + 8);
-        value = value * kPowersOfTen[digits.count] + digits.decimal();
-        count += digits.count;
+      const std::uint64_t first = eight(at_);
+      std::size_t count = decimal_digits(first);
+      std::uint64_t value = decimal_value(first, count);
+      bool is_whole = count < 8;
+      if (!is_whole && readable_end_ - at_ >= 16) {
+        const std::uint64_t second = eight(at_ + 8);
+        const std::size_t more = decimal_digits(second);
+        value = value * kPowersOfTen[more] + decimal_value(second, more);
+        count += more;
+        is_whole = more < 8;
       }
       // Digits behind the line's end are not its own.
-      if (digits.count < 8 && count > 0 && count <= static_cast<std::size_t>(end_ - at_) &&
+      if (is_whole && count > 0 && count <= static_cast<std::size_t>(end_ - at_) &&
           value <= static_cast<std::uint64_t>(std::numeric_limits<T>::max())) {
         at_ += count;
         skip_space();
@@ -155,17 +158,20 @@ class Fields {
   // Hexadecimal, with 0x before it or not.
   std::uint64_t hexadecimal() {
     if (end_ - at_ >= 2 && at_[0] == '0' && at_[1] == 'x') at_ += 2;
+    // Of up to fifteen digits, which is what addresses have.
     if (readable_end_ - at_ >= 8) {
-      // Of up to fifteen digits, which is what addresses have.
-      HexadecimalDigits digits(at_);
-      std::uint64_t value = digits.value();
-      std::size_t count = digits.count;
-      if (count == 8 && readable_end_ - at_ >= 16) {
-        digits = HexadecimalDigits(at_ + 8);
-        value = value << (4 * digits.count) | digits.value();
-        count += digits.count;
+      const std::uint64_t first = eight(at_);
+      std::size_t count = hexadecimal_digits(first);
+      std::uint64_t value = hexadecimal_value(first, count);
+      bool is_whole = count < 8;
+      if (!is_whole && readable_end_ - at_ >= 16) {
+        const std::uint64_t second = eight(at_ + 8);
+        const std::size_t more = hexadecimal_digits(second);
+        value = value << (4 * more) | hexadecimal_value(second, more);
+        count += more;
+        is_whole = more < 8;
       }
-      if (digits.count < 8 && count > 0 && count <= static_cast<std::size_t>(end_ - at_)) {
+      if (is_whole && count > 0 && count <= static_cast<std::size_t>(end_ - at_)) {
         at_ += count;
         skip_space();
         return value;
@@ -204,53 +210,43 @@ class Fields {
 
   static constexpr std::uint64_t kHighBits = 0x8080808080808080u;
 
-  // Of eight characters the decimal digits before the first that is none.
-  struct Digits {
-    explicit Digits(const char* at) : values(eight(at) ^ 0x3030303030303030u) {
-      // A digit is now 0 to 9; what is more gets its high bit. A carry goes where nobody looks any more.
-      count = before_high_bit((values + 0x7676767676767676u) | values);
-    }
+  // How many of eight characters are digits before the first that is none.
+  static std::size_t decimal_digits(std::uint64_t characters) { return before_high_bit(no_decimal(characters)); }
 
-    // Pairs, fours, then all, with zeros in front and what follows the digits pushed out.
-    std::uint64_t decimal() const {
-      if (count == 0) return 0;
-      std::uint64_t value = values << (64 - 8 * count);
-      value = (value * 10 + (value >> 8)) & 0x00FF00FF00FF00FFu;
-      value = (value * 100 + (value >> 16)) & 0x0000FFFF0000FFFFu;
-      return (value * 10'000 + (value >> 32)) & 0xFFFFFFFFu;
-    }
+  static std::size_t hexadecimal_digits(std::uint64_t characters) {
+    // 'a' to 'f', of either case, are now 1 to 6, and what is neither gets its high bit.
+    const std::uint64_t letter = (characters | 0x2020202020202020u) ^ 0x6060606060606060u;
+    const std::uint64_t no_letter =
+        (letter + 0x7979797979797979u) | letter | (kHighBits - (letter & ~kHighBits));
+    return before_high_bit(no_decimal(characters) & no_letter);
+  }
 
-    std::uint64_t values;
-    std::size_t count;
-  };
+  // The high bit of each character that is no decimal digit. A digit is 0 to 9 without its high half; the carry
+  // of what is more goes where nobody looks any more.
+  static std::uint64_t no_decimal(std::uint64_t characters) {
+    const std::uint64_t digits = characters ^ 0x3030303030303030u;
+    return (digits + 0x7676767676767676u) | digits;
+  }
 
-  // And the hexadecimal ones.
-  struct HexadecimalDigits {
-    explicit HexadecimalDigits(const char* at) {
-      const std::uint64_t characters = eight(at);
-      const std::uint64_t decimal = characters ^ 0x3030303030303030u;
-      const std::uint64_t no_decimal = (decimal + 0x7676767676767676u) | decimal;
-      // 'a' to 'f', of either case, are now 1 to 6.
-      const std::uint64_t letter = (characters | 0x2020202020202020u) ^ 0x6060606060606060u;
-      const std::uint64_t no_letter =
-          ((letter + 0x7979797979797979u) | letter) | (kHighBits - (letter & ~kHighBits));
-      count = before_high_bit(no_decimal & no_letter);
-      const std::uint64_t is_letter = (no_decimal & kHighBits) >> 7;  // 1 a byte.
-      values = (characters & 0x0F0F0F0F0F0F0F0Fu) + is_letter * 9;
-    }
+  // The number that the first of eight characters are: zeros in front of them, what follows them pushed out;
+  // then pairs, fours, and all.
+  static std::uint64_t decimal_value(std::uint64_t characters, std::size_t digits) {
+    if (digits == 0) return 0;
+    std::uint64_t value = (characters & 0x0F0F0F0F0F0F0F0Fu) << (64 - 8 * digits);
+    value = (value * 10 + (value >> 8)) & 0x00FF00FF00FF00FFu;
+    value = (value * 100 + (value >> 16)) & 0x0000FFFF0000FFFFu;
+    return (value * 10'000 + (value >> 32)) & 0xFFFFFFFFu;
+  }
 
-    // Pairs, fours, then all, as above.
-    std::uint64_t value() const {
-      if (count == 0) return 0;
-      std::uint64_t value = values << (64 - 8 * count);
-      value = (value << 4 | value >> 8) & 0x00FF00FF00FF00FFu;
-      value = (value << 8 | value >> 16) & 0x0000FFFF0000FFFFu;
-      return (value << 16 | value >> 32) & 0xFFFFFFFFu;
-    }
-
-    std::uint64_t values;
-    std::size_t count;
-  };
+  static std::uint64_t hexadecimal_value(std::uint64_t characters, std::size_t digits) {
+    if (digits == 0) return 0;
+    // A letter's low half is 1 to 6.
+    const std::uint64_t letters = (no_decimal(characters) & kHighBits) >> 7;
+    std::uint64_t value = ((characters & 0x0F0F0F0F0F0F0F0Fu) + letters * 9) << (64 - 8 * digits);
+    value = (value << 4 | value >> 8) & 0x00FF00FF00FF00FFu;
+    value = (value << 8 | value >> 16) & 0x0000FFFF0000FFFFu;
+    return (value << 16 | value >> 32) & 0xFFFFFFFFu;
+  }
 
   // Any number, or what is wrong with it.
   template <typename T>
