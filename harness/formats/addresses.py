@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.errors import TraceError
 from harness.formats import AS_IT_STANDS, RawTrace, Reading
-from harness.formats._formats import AddressBook, RecordFault, TextFault
+from harness.formats._formats import AddressBook, Recorder, RecordFault, TextFault
 from harness.formats.text import open_text, unreadable
 from harness.trace import REQUIRED
 
@@ -59,6 +59,29 @@ _LEFT_OUT = {
     ),
     "alignments": ("left out", "alignment of a calloc or realloc", "alignments of callocs and reallocs"),
 }
+# And what is no fault where a recorder is known to have gaps.
+_GAPS = {
+    "unknown_frees": (
+        "left out",
+        "free of what was not seen allocated",
+        "frees of what was not seen allocated",
+    ),
+    "unknown_reallocations": (
+        "made an allocation",
+        "realloc of what was not seen allocated",
+        "reallocs of what was not seen allocated",
+    ),
+    "unseen_frees": (
+        "put in",
+        "free that was not seen, of an address given out anew",
+        "frees that were not seen, of addresses given out anew",
+    ),
+    "late_frees": (
+        "told late",
+        "free, after its address was given out anew",
+        "frees, after their addresses were given out anew",
+    ),
+}
 _MENDED = {
     "unknown_frees": ("dropped", "free of what was not live", "frees of what was not live"),
     "unknown_reallocations": (
@@ -88,6 +111,7 @@ _MENDED = {
         "thread's rest, from an operation that could not be read",
         "threads' rests, each from an operation that could not be read",
     ),
+    "bad_rows": ("dropped", "row that could not be read", "rows that could not be read"),
     "bad_lines": ("dropped", "line that could not be read", "lines that could not be read"),
 }
 
@@ -100,6 +124,7 @@ class AddressTrace(ABC):
 
     `columns`: the optional columns that every record will have. `unit`: what a record's place counts.
     `names_objects`: what stands for addresses are numbers of objects, 0 as good as any.
+    `recorder`: whether the files have gaps that are no fault.
     """
 
     unknown_columns: tuple[str, ...] = ()
@@ -111,13 +136,17 @@ class AddressTrace(ABC):
         reading: Reading = AS_IT_STANDS,
         columns: tuple[str, ...] = (),
         unit: str = "line",
+        recorder: Recorder = Recorder.WHOLE,
         names_objects: bool = False,
     ) -> None:
         self.path = path
         self.reading = reading
         self.columns = [*REQUIRED, *columns]
         self.metadata: dict[str, Any] = {}
-        self._book = AddressBook(lenient=reading.lenient, unit=unit, null_names=names_objects)
+        self._recorder = recorder
+        self._book = AddressBook(
+            lenient=reading.lenient, unit=unit, null_names=names_objects, recorder=recorder
+        )
 
     @abstractmethod
     def records(self) -> Iterator[Records]:
@@ -137,13 +166,17 @@ class AddressTrace(ABC):
     def repairs(self) -> dict[str, int]:
         """What was mended so far, by kind."""
         counted = self._book.counts()
-        return {name: counted[name] for name in _MENDED if counted.get(name)}
+        expected = _GAPS if self._recorder != Recorder.WHOLE else {}
+        return {name: counted[name] for name in _MENDED if counted.get(name) and name not in expected}
 
     @property
     def losses(self) -> list[str]:
         """What of the trace was lost so far, in words."""
         counted = self._book.counts() | self.counts()
-        return [in_words(name, counted[name]) for name in _LEFT_OUT if counted.get(name)]
+        texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted.get(name)]
+        if self._recorder != Recorder.WHOLE:
+            texts += [how_often(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
+        return texts
 
     def counts(self) -> dict[str, int]:
         """Count what the reader itself has left out so far, by kind."""
@@ -176,10 +209,11 @@ class LineTrace(AddressTrace):
         reader: TextReader,
         reading: Reading = AS_IT_STANDS,
         columns: tuple[str, ...] = (),
+        recorder: Recorder = Recorder.WHOLE,
         unit: str = "line",
         names_objects: bool = False,
     ) -> None:
-        super().__init__(path, reading, columns, unit, names_objects)
+        super().__init__(path, reading, columns, unit, recorder, names_objects)
         self.reader = reader
 
     def records(self) -> Iterator[Records]:
@@ -284,5 +318,9 @@ def in_words(name: str, count: int) -> str:
     known = (_LEFT_OUT | _MENDED).get(name)
     if known is None:
         return f"{name.replace('_', ' ')}: {count:,}"
-    what, one, more = known
+    return how_often(*known, count)
+
+
+def how_often(what: str, one: str, more: str, count: int) -> str:
+    """Say what was done how often, of one or more of a kind."""
     return f"{what}: {count:,} {one if count == 1 else more}"

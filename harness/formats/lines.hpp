@@ -3,8 +3,8 @@
 // A reader of a format is a class with `void line(std::string_view, Records&)`, which appends what the line
 // says or throws BadLine; TextReader does the rest: it numbers lines, bounds their length, and stops at the
 // first bad one or, asked to be lenient, counts it and goes on. address_book.hpp makes rows of the records.
-// What a format counts of things that its records do not say, `counts()` tells by name; `end()` throws where more
-// lines ought to have come.
+// What a format counts of things that its records do not say, `counts()` tells by name; `end()` throws where
+// more lines ought to have come.
 #pragma once
 
 #include <array>
@@ -21,11 +21,10 @@
 #include <utility>
 #include <vector>
 
+#include "address_book.hpp"
 #include "harness/replay.hpp"
 
 namespace formats {
-
-using harness::Op;
 
 // A line that is none of its format; the text says what was expected.
 class BadLine : public std::runtime_error {
@@ -72,11 +71,28 @@ struct Records {
     old_address.reserve(count), size.reserve(count), place.reserve(count);
   }
 
+  // That a realloc of an address begins (address_book.hpp, kReallocBegin).
+  void begin_realloc(std::uint32_t record_thread, std::uint64_t record_address) {
+    op.push_back(kReallocBegin);
+    thread.push_back(record_thread);
+    address.push_back(record_address);
+    old_address.push_back(0);
+    size.push_back(0);
+    place.push_back(line);
+  }
+
   std::uint64_t line = 0;
 };
 
 // Behind a line that TextReader hands to a format, so many bytes may be read, whatever they are.
 inline constexpr std::size_t kReadableBytes = 8;
+
+// The alignment that an allocator makes of the one asked for: the next power of two, as glibc (malloc.c,
+// _mid_memalign) and others do.
+inline std::uint32_t rounded_alignment(std::uint64_t asked) {
+  if (asked > std::uint64_t{1} << 31) throw BadLine("the alignment is too large");
+  return static_cast<std::uint32_t>(std::bit_ceil(asked));
+}
 
 // Takes fields off the front of a line. What is missing or no number throws BadLine.
 //
@@ -183,6 +199,18 @@ class Fields {
   // An address as printf's %p writes it.
   std::uint64_t pointer() { return take("(nil)") ? 0 : hexadecimal(); }
 
+  // A number that is hexadecimal where 0x stands before it, else decimal.
+  std::uint64_t either() { return rest().starts_with("0x") ? hexadecimal() : decimal(); }
+
+  // Steps over so many characters, which may be spaces.
+  std::string_view characters(std::size_t count) {
+    if (count > rest().size()) throw BadLine("expected " + std::to_string(count) + " characters more");
+    const std::string_view found(at_, count);
+    at_ += count;
+    skip_space();
+    return found;
+  }
+
  private:
   static constexpr std::uint64_t kPowersOfTen[] = {1,       10,        100,        1'000,      10'000,
                                                    100'000, 1'000'000, 10'000'000, 100'000'000};
@@ -211,7 +239,9 @@ class Fields {
   static constexpr std::uint64_t kHighBits = 0x8080808080808080u;
 
   // How many of eight characters are digits before the first that is none.
-  static std::size_t decimal_digits(std::uint64_t characters) { return before_high_bit(no_decimal(characters)); }
+  static std::size_t decimal_digits(std::uint64_t characters) {
+    return before_high_bit(no_decimal(characters));
+  }
 
   static std::size_t hexadecimal_digits(std::uint64_t characters) {
     // 'a' to 'f', of either case, are now 1 to 6, and what is neither gets its high bit.
@@ -221,8 +251,8 @@ class Fields {
     return before_high_bit(no_decimal(characters) & no_letter);
   }
 
-  // The high bit of each character that is no decimal digit. A digit is 0 to 9 without its high half; the carry
-  // of what is more goes where nobody looks any more.
+  // The high bit of each character that is no decimal digit. A digit is 0 to 9 without its high half; the
+  // carry of what is more goes where nobody looks any more.
   static std::uint64_t no_decimal(std::uint64_t characters) {
     const std::uint64_t digits = characters ^ 0x3030303030303030u;
     return (digits + 0x7676767676767676u) | digits;

@@ -1,8 +1,10 @@
-// Messages of malloc-bench's traces: a protobuf Tracefile, whose lines are each a malloc, calloc, realloc or free.
+// Messages of malloc-bench's traces: a protobuf Tracefile, whose lines are each a malloc, calloc, realloc or
+// free.
 //
-// Format: github.com/ClaytonKnittel/malloc-bench, proto/tracefile.proto; protobuf.dev/programming-guides/encoding.
-// The schema is small enough to be read from the wire, a record at a time, where the protobuf library would
-// hold the whole file. Fields that it does not know are passed over, as protobuf does.
+// Format: github.com/ClaytonKnittel/malloc-bench, proto/tracefile.proto;
+// protobuf.dev/programming-guides/encoding. The schema is small enough to be read from the wire, a record at
+// a time, where the protobuf library would hold the whole file. Fields that it does not know are passed over,
+// as protobuf does.
 #pragma once
 
 #include <array>
@@ -142,7 +144,8 @@ class MallocBenchReader {
       WireFields fields(line);
       while (!fields.empty()) {
         const auto field = whole(fields);
-        if (field.type != WireFields::Type::kBytes || field.number < kMalloc || field.number > kCalloc) continue;
+        if (field.type != WireFields::Type::kBytes || field.number < kMalloc || field.number > kCalloc)
+          continue;
         call = static_cast<Call>(field.number);
         values = numbers(field.bytes);
       }
@@ -237,7 +240,7 @@ class MallocBenchReader {
 
   bool is_lenient_;
   bool is_lost_ = false;
-  std::string rest_;  // Of a record whose end is still to come.
+  std::string rest_;          // Of a record whose end is still to come.
   std::uint64_t record_ = 0;  // That was taken last, from 1.
   std::uint64_t failed_ = 0;
   std::uint64_t size_hints_ = 0;

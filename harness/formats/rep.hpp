@@ -1,9 +1,9 @@
 // Lines of the traces of CS:APP's malloc lab: four numbers, then `a ID SIZE`, `r ID SIZE`, `f ID`.
 //
-// Format: the traces' README and mdriver.c's read_trace(); whichever of its versions, the second number is that
-// of the ids, the third that of the operations. As the driver does it, a realloc of an id that has no block
-// allocates one, one to 0 bytes frees it, and a free of -1 is one of null. MIT's version of the lab knows
-// `w ID SIZE` as well, which writes to the block.
+// Format: the traces' README and mdriver.c's read_trace(); whichever of its versions, the second number is
+// that of the ids, the third that of the operations. As the driver does it, a realloc of an id that has no
+// block allocates one, one to 0 bytes frees it, and a free of -1 is one of null. MIT's version of the lab
+// knows `w ID SIZE` as well, which writes to the block.
 #pragma once
 
 #include <array>

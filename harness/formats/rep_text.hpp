@@ -62,7 +62,8 @@ class RepText {
   }
 
   std::uint32_t named(std::uint64_t object) {
-    if (next_id_ == kMost) throw std::range_error("found more than 2^31 allocations, expected an id for each");
+    if (next_id_ == kMost)
+      throw std::range_error("found more than 2^31 allocations, expected an id for each");
     if (object >= ids_.size()) ids_.resize(std::max<std::size_t>(object + 1, 2 * ids_.size()));
     return ids_[object] = next_id_++;
   }
@@ -82,7 +83,8 @@ class RepText {
   }
 
   char* begun(char letter, std::uint32_t id, char* at) {
-    if (++operations_ > kMost) throw std::range_error("found more than 2^31 operations, expected a count of them");
+    if (++operations_ > kMost)
+      throw std::range_error("found more than 2^31 operations, expected a count of them");
     *at++ = letter;
     *at++ = ' ';
     return put_decimal(id, at);

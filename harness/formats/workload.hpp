@@ -1,11 +1,12 @@
-// Workloads of glibc's malloc tracing tools (.wl): a program for each thread, and where one waits for another.
+// Workloads of glibc's malloc tracing tools (.wl): a program for each thread, and where one waits for
+// another.
 //
-// Format: glibc, branch dj/malloc, malloc/trace2wl.cc and trace_run.c, opcodes in mtrace.h. The file begins with
-// numbers of pointers, syncs and threads and where each thread's operations stand; an operation is a byte and
-// numbers of seven bits a byte, the highest first. Pointers are numbers from 1; 0 is null.
+// Format: glibc, branch dj/malloc, malloc/trace2wl.cc and trace_run.c, opcodes in mtrace.h. The file begins
+// with numbers of pointers, syncs and threads and where each thread's operations stand; an operation is a
+// byte and numbers of seven bits a byte, the highest first. Pointers are numbers from 1; 0 is null.
 //
-// The order of calls on different threads is known only where they synchronise. Between, threads take turns, a
-// call each, as they would on as many processors.
+// The order of calls on different threads is known only where they synchronise. Between, threads take turns,
+// a call each, as they would on as many processors.
 #pragma once
 
 #include <unistd.h>
@@ -95,7 +96,8 @@ class WorkloadReader {
       }
       lay_out(std::move(begins));
     } catch (const BadLine& fault) {
-      throw TextFault("byte " + std::to_string(place) + ": found no beginning of a workload, " + fault.what());
+      throw TextFault("byte " + std::to_string(place) + ": found no beginning of a workload, " +
+                      fault.what());
     }
   }
 
@@ -135,8 +137,8 @@ class WorkloadReader {
     kPvalloc = 14,
   };
 
-  static constexpr std::uint64_t kPageBytes = 4096;        // What valloc aligns to, where the tools run.
-  static constexpr std::size_t kMostThreads = 65'535;      // As harness-trace/1 has them.
+  static constexpr std::uint64_t kPageBytes = 4096;         // What valloc aligns to, where the tools run.
+  static constexpr std::size_t kMostThreads = 65'535;       // As harness-trace/1 has them.
   static constexpr std::size_t kMostBufferBytes = 1 << 16;  // Of a thread; all together:
   static constexpr std::size_t kBufferBytes = 1 << 24;
 
@@ -317,8 +319,8 @@ class WorkloadReader {
   std::uint64_t pointers_ = 0;
   std::uint64_t syncs_ = 0;
   std::vector<Thread> threads_;
-  std::deque<std::uint32_t> ready_;  // In the order of their turns.
-  std::vector<bool> is_given_;       // By sync.
+  std::deque<std::uint32_t> ready_;                                        // In the order of their turns.
+  std::vector<bool> is_given_;                                             // By sync.
   std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> waiting_;  // Threads, by sync.
   std::uint64_t missing_syncs_ = 0;
   std::uint64_t broken_threads_ = 0;
