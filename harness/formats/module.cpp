@@ -162,8 +162,12 @@ NB_MODULE(_formats, module) {
       .def("counts", &counts);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
   bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
-      .def_prop_ro("lost_events", [](const formats::TextReader<formats::BpftraceLines>& reader) {
-        return reader.format().lost_events();
+      .def_prop_ro("lost_events",
+                   [](const formats::TextReader<formats::BpftraceLines>& reader) {
+                     return reader.format().lost_events();
+                   })
+      .def_prop_ro("lines_lacking", [](const formats::TextReader<formats::BpftraceLines>& reader) {
+        return reader.format().lines_lacking();
       });
   bind_sites(bind_text<formats::HeaptrackLines>(module, "HeaptrackReader"));
   bind_text<formats::LtraceLines, bool>(module, "LtraceReader", "has_times"_a)
