@@ -111,6 +111,9 @@ def cli() -> None:
 @click.option(
     "--frames", type=int, help="With --sites: the innermost frames to keep, up to 128  [default: 32]."
 )
+@click.option(
+    "--go", is_flag=True, help="Run a Go program that traces itself, or go test (docs/how-to/go-programs.md)."
+)
 @click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
 def record(
@@ -119,6 +122,7 @@ def record(
     follow_fork: bool,
     sites: bool,
     frames: int | None,
+    go: bool,
     recover: str | None,
     quiet: bool,
 ) -> int:
@@ -136,6 +140,12 @@ def record(
         raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
     if frames is not None and not sites:
         raise click.UsageError("--frames goes with --sites")
+    if go:
+        if sites or follow_fork:
+            raise click.UsageError(
+                "--go has Go's own tracer record: --sites and --follow-fork do not go with it"
+            )
+        return recording.record_go(list(command), output, quiet)
     return recording.record(
         list(command),
         output,
@@ -1151,9 +1161,12 @@ def _with(method: str) -> list[str]:
 
 
 @cli.command("list")
+@click.option("--formats", is_flag=True, help="List the formats of traces that `convert` knows instead.")
 @_format
-def list_allocators(form: str) -> int:
+def list_allocators(formats: bool, form: str) -> int:
     """List the installed allocators with their options and defaults."""
+    if formats:
+        return _list_formats(form)
     from harness import report
     from harness.allocator import description_of, option_text, options_of, registered
 
@@ -1191,6 +1204,33 @@ def list_allocators(form: str) -> int:
     cells = [[option_text(value) for value in row.values()] for row in rows]
     click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
     return status
+
+
+def _list_formats(form: str) -> int:
+    from harness import report
+    from harness.allocator import description_of
+    from harness.formats import installed
+
+    known, faults = installed()
+    for fault in faults:
+        click.echo(f"harness: {fault}", err=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "format": name,
+            "description": description_of(type(each)),
+            "suffixes": " ".join(each.suffixes),
+            "map": "yes" if getattr(each, "maps_columns", False) else "",
+        }
+        for name, each in known.items()
+    ]
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+    elif form == "csv":
+        click.echo(report.rows_csv(rows), nl=False)
+    else:
+        cells = [list(row.values()) for row in rows]
+        click.echo(report.table(cells, ["format", "what it is", "suffixes", "--map"], form, left=4))
+    return 2 if faults else 0
 
 
 def _print(text: str, output: str | None) -> None:

@@ -11,6 +11,7 @@
 #include "android.hpp"
 #include "bpftrace.hpp"
 #include "call_sites.hpp"
+#include "go_trace.hpp"
 #include "harness/bind.hpp"
 #include "heaptrack.hpp"
 #include "lines.hpp"
@@ -133,6 +134,8 @@ nb::dict counts(const formats::AddressBook& book) {
   nb::dict result;
   result["failed_allocations"] = now.failed_allocations;
   result["null_frees"] = now.null_frees;
+  result["earlier_frees"] = now.earlier_frees;
+  result["earlier_reallocations"] = now.earlier_reallocations;
   result["unknown_frees"] = now.unknown_frees;
   result["unknown_reallocations"] = now.unknown_reallocations;
   result["unseen_frees"] = now.unseen_frees;
@@ -143,6 +146,104 @@ nb::dict counts(const formats::AddressBook& book) {
   return result;
 }
 
+nb::dict to_columns(formats::GoRows rows) {
+  nb::dict columns;
+  columns["op"] = to_numpy(std::move(rows.op));
+  columns["thread"] = to_numpy(std::move(rows.thread));
+  columns["object"] = to_numpy(std::move(rows.object));
+  columns["size"] = to_numpy(std::move(rows.size));
+  columns["noscan"] = to_numpy(std::move(rows.noscan));
+  columns["time_ns"] = to_numpy(std::move(rows.time_ns));
+  columns["site"] = to_numpy(std::move(rows.site));
+  columns["address"] = to_numpy(std::move(rows.address));
+  return columns;
+}
+
+nb::object take(formats::GoTrace& trace) {
+  std::optional<formats::GoRows> rows;
+  {
+    nb::gil_scoped_release unlocked;
+    rows = trace.take();
+  }
+  if (!rows) return nb::none();
+  return to_columns(*std::move(rows));
+}
+
+nb::dict take_spans(formats::GoTrace& trace) {
+  formats::GoSpanEvents spans = trace.take_spans();
+  nb::dict columns;
+  columns["row"] = to_numpy(std::move(spans.row));
+  columns["is_free"] = to_numpy(std::move(spans.is_free));
+  columns["address"] = to_numpy(std::move(spans.address));
+  columns["pages"] = to_numpy(std::move(spans.pages));
+  columns["span_class"] = to_numpy(std::move(spans.span_class));
+  columns["time_ns"] = to_numpy(std::move(spans.time_ns));
+  return columns;
+}
+
+nb::dict collections(const formats::GoTrace& trace) {
+  formats::GoCollections found = trace.collections();
+  nb::dict columns;
+  columns["row"] = to_numpy(std::move(found.row));
+  columns["begin_ns"] = to_numpy(std::move(found.begin_ns));
+  columns["end_ns"] = to_numpy(std::move(found.end_ns));
+  columns["is_explicit"] = to_numpy(std::move(found.is_explicit));
+  return columns;
+}
+
+nb::dict counts(const formats::GoTrace& trace) {
+  const formats::GoWireCounts& wire = trace.wire().counts();
+  const formats::GoCounts& heap = trace.counts();
+  nb::dict result;
+  result["bytes"] = wire.bytes;
+  result["generations"] = wire.generations;
+  result["events"] = wire.events;
+  result["damaged_batches"] = wire.damaged_batches;
+  result["unread_bytes"] = wire.unread_bytes;
+  result["objects_at_start"] = heap.objects_at_start;
+  result["allocations"] = heap.allocations;
+  result["free_events"] = heap.free_events;
+  result["exact_sizes"] = heap.exact_sizes;
+  result["class_sizes"] = heap.class_sizes;
+  result["tiny_joins"] = heap.tiny_joins;
+  result["manual_spans"] = heap.manual_spans;
+  result["stack_events"] = heap.stack_events;
+  result["max_procs"] = heap.max_procs;
+  result["late_frees"] = heap.late_frees;
+  result["late_span_frees"] = heap.late_span_frees;
+  result["untold_spans"] = heap.untold_spans;
+  result["waited"] = heap.waited;
+  result["unseen_frees"] = heap.unseen_frees;
+  result["unknown_frees"] = heap.unknown_frees;
+  result["unknown_spans"] = heap.unknown_spans;
+  result["unknown_types"] = heap.unknown_types;
+  result["pointer_contradictions"] = heap.pointer_contradictions;
+  result["bad_spans"] = heap.bad_spans;
+  result["late_starts"] = heap.late_starts;
+  return result;
+}
+
+// Of each site, the first of which is none: the type's name and size in bytes.
+nb::list types(const formats::GoTrace& trace) {
+  nb::list result;
+  for (const formats::GoType& type : trace.types()) {
+    // A damaged file may hold any bytes.
+    const nb::bytes name(type.name.data(), type.name.size());
+    result.append(nb::make_tuple(name, type.size_bytes));
+  }
+  return result;
+}
+
+nb::list go_size_classes() {
+  nb::list result;
+  for (std::uint32_t i = 1; i < formats::GoSizeClasses::kCount; ++i) {
+    result.append(nb::make_tuple(formats::kGoSizeClasses.slot_bytes(i), formats::kGoSizeClasses.span_pages(i),
+                                 formats::kGoSizeClasses.max_request_bytes(i, true),
+                                 formats::kGoSizeClasses.max_request_bytes(i, false)));
+  }
+  return result;
+}
+
 }  // namespace
 
 NB_MODULE(_formats, module) {
@@ -150,6 +251,7 @@ NB_MODULE(_formats, module) {
   nb::exception<formats::TextFault>(module, "TextFault");
   nb::enum_<formats::Recorder>(module, "Recorder")
       .value("WHOLE", formats::Recorder::kWhole)
+      .value("BEGINS_LATE", formats::Recorder::kBeginsLate)
       .value("PARTIAL", formats::Recorder::kPartial)
       .value("LATE_FREES", formats::Recorder::kLateFrees)
       .value("LATE_REALLOCS", formats::Recorder::kLateReallocs);
@@ -159,7 +261,23 @@ NB_MODULE(_formats, module) {
       .def("rows", &rows, nb::kw_only(), "op"_a, "thread"_a, "address"_a, "old_address"_a, "size"_a,
            "place"_a, "alignment"_a = nb::none(), "noscan"_a = nb::none(), "time_ns"_a = nb::none(),
            "site"_a = nb::none())
-      .def("counts", &counts);
+      .def("counts", [](const formats::AddressBook& book) { return counts(book); });
+  nb::exception<formats::GoTraceRefused>(module, "GoTraceRefused");
+  nb::class_<formats::GoTrace>(module, "GoReader")
+      .def(nb::init<bool, bool>(), nb::kw_only(), "lenient"_a, "keeps_spans"_a = false)
+      .def(
+          "feed",
+          [](formats::GoTrace& trace, const nb::bytes& block) { trace.feed({block.c_str(), block.size()}); },
+          "block"_a)
+      .def("end", &formats::GoTrace::end)
+      .def("take", &take)
+      .def("take_spans", &take_spans)
+      .def("collections", &collections)
+      .def("counts", [](const formats::GoTrace& trace) { return counts(trace); })
+      .def("types", &types)
+      .def_prop_ro("version", [](const formats::GoTrace& trace) { return trace.wire().version(); })
+      .def_prop_ro("cut", [](const formats::GoTrace& trace) { return trace.wire().cut(); });
+  module.def("go_size_classes", &go_size_classes);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
   bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
       .def_prop_ro("lost_events",
