@@ -41,10 +41,8 @@ inline constexpr std::uint8_t kReallocBegin = 128;
 
 // What a recorder's files may lack though nothing is wrong with them.
 enum class Recorder {
-  kWhole,       // Nothing.
-  kBeginsLate,  // Allocations before the recording began: their frees and reallocs are counted, and no
-                // faults.
-  kPartial,     // Events: it began late, lost some, or does not see every function. Counted, never a fault.
+  kWhole,    // Nothing.
+  kPartial,  // Events: it began late, lost some, or does not see every function. Counted, never a fault.
   // As kPartial, and frees are told once they are done, when their address may be another object's by then.
   kLateFrees,
   // As kLateFrees, for frees by a realloc, of which those to nothing are not told at all.
@@ -83,8 +81,6 @@ struct BookedRows {
 struct BookCounts {
   std::uint64_t failed_allocations = 0;
   std::uint64_t null_frees = 0;
-  std::uint64_t earlier_frees = 0;          // Of what was allocated before a late recording began.
-  std::uint64_t earlier_reallocations = 0;  // Made allocations.
 
   std::uint64_t unknown_frees = 0;          // Dropped.
   std::uint64_t unknown_reallocations = 0;  // Made allocations.
@@ -152,9 +148,7 @@ class AddressBook {
   }
 
   // Whether frees and allocations that were not recorded are no reason to stop.
-  bool may_have_gaps() const {
-    return is_lenient_ || (recorder_ != Recorder::kWhole && recorder_ != Recorder::kBeginsLate);
-  }
+  bool may_have_gaps() const { return is_lenient_ || recorder_ != Recorder::kWhole; }
 
   void add(const RecordColumns& records, std::size_t i, BookedRows& out) {
     if (!records.time_ns.empty()) tell_time(records, i);
@@ -234,11 +228,6 @@ class AddressBook {
       return;
     }
     if (!object.is_live()) {
-      if (recorder_ == Recorder::kBeginsLate) {
-        ++counts_.earlier_reallocations;
-        allocate(records, i, Op::kAlloc, out);
-        return;
-      }
       if (!may_have_gaps()) {
         fault(records, i,
               "found a realloc of " + hexadecimal(old_address) +
@@ -354,10 +343,6 @@ class AddressBook {
                     BookedRows& out) {
     if (object.is_live()) {
       end(records, i, object, out);
-      return;
-    }
-    if (recorder_ == Recorder::kBeginsLate) {
-      ++counts_.earlier_frees;
       return;
     }
     if (!may_have_gaps()) {

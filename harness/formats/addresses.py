@@ -27,21 +27,8 @@ Records = dict[str, NDArray[Any]]
 _BLOCK_BYTES = 1 << 20
 
 # What each kind of loss is called, for one and for more.
-_LEFT_OUT = {
-    "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
-    "earlier_frees": (
-        "left out",
-        "free of what was allocated before the recording began",
-        "frees of what was allocated before the recording began",
-    ),
-    "earlier_reallocations": (
-        "made an allocation",
-        "realloc of what was allocated before the recording began",
-        "reallocs of what was allocated before the recording began",
-    ),
-}
+_LEFT_OUT = {"failed_allocations": ("left out", "allocation that failed", "allocations that failed")}
 # And what is no fault where a recorder is known to have gaps.
-_WITH_GAPS = (Recorder.PARTIAL, Recorder.LATE_FREES, Recorder.LATE_REALLOCS)
 _GAPS = {
     "unknown_frees": (
         "left out",
@@ -134,7 +121,7 @@ class AddressTrace(ABC):
     def repairs(self) -> dict[str, int]:
         """What was mended so far, by kind."""
         counted = self._book.counts()
-        expected = _GAPS if self._recorder in _WITH_GAPS else {}
+        expected = _GAPS if self._recorder != Recorder.WHOLE else {}
         return {name: counted[name] for name in _MENDED if counted.get(name) and name not in expected}
 
     @property
@@ -142,7 +129,7 @@ class AddressTrace(ABC):
         """What of the trace was lost so far, in words."""
         counted = self._book.counts()
         texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
-        if self._recorder in _WITH_GAPS:
+        if self._recorder != Recorder.WHOLE:
             texts += [how_often(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
         return texts
 

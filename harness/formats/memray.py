@@ -51,7 +51,7 @@ class MemrayTrace(AddressTrace):
     """A capture; its stacks are numbered in the order in which they appear."""
 
     def __init__(self, path: str, reading: Reading = AS_IT_STANDS) -> None:
-        super().__init__(path, reading, ("site",), unit="record", recorder=Recorder.BEGINS_LATE)
+        super().__init__(path, reading, ("site",), unit="record", recorder=Recorder.PARTIAL)
         self._messages = _Messages(path)
         kind, said = self._messages.next()
         if kind == process.MISSING:

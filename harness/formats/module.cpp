@@ -134,8 +134,6 @@ nb::dict counts(const formats::AddressBook& book) {
   nb::dict result;
   result["failed_allocations"] = now.failed_allocations;
   result["null_frees"] = now.null_frees;
-  result["earlier_frees"] = now.earlier_frees;
-  result["earlier_reallocations"] = now.earlier_reallocations;
   result["unknown_frees"] = now.unknown_frees;
   result["unknown_reallocations"] = now.unknown_reallocations;
   result["unseen_frees"] = now.unseen_frees;
@@ -251,7 +249,6 @@ NB_MODULE(_formats, module) {
   nb::exception<formats::TextFault>(module, "TextFault");
   nb::enum_<formats::Recorder>(module, "Recorder")
       .value("WHOLE", formats::Recorder::kWhole)
-      .value("BEGINS_LATE", formats::Recorder::kBeginsLate)
       .value("PARTIAL", formats::Recorder::kPartial)
       .value("LATE_FREES", formats::Recorder::kLateFrees)
       .value("LATE_REALLOCS", formats::Recorder::kLateReallocs);

@@ -154,7 +154,11 @@ class GoTest:
 
     def command(self, traced: str, packages: list[str]) -> list[str]:
         """Return the command that tests these packages, of which there may be one, and traces to a file."""
-        return [*self.before, f"-trace={traced}", *self.flags, *packages, *self.after]
+        return [*self.before, _trace_flag(traced), *self.flags, *packages, *self.after]
+
+
+def _trace_flag(traced: str) -> str:
+    return f"-trace={traced}"
 
 
 def _packages_with_tests(go: str, patterns: list[str], environment: Mapping[str, str]) -> list[str]:
@@ -238,7 +242,11 @@ def _import(traced: str, target: str, command: Sequence[str], environment: Mappi
         metadata: dict[str, Any] = dict(trace.metadata)
         metadata["source"] |= {
             "program": os.path.basename(command[0]),
-            "arguments": [word for word in command[1:] if traced not in word],
+            "arguments": [
+                word.replace(traced, os.path.basename(traced))
+                for word in command[1:]
+                if word != _trace_flag(traced)
+            ],
             "recorder": f"harness record --go {__version__}",
             "environment": {name: environment[name] for name in _TELLING_VARIABLES if name in environment},
         }
