@@ -1161,9 +1161,12 @@ def _with(method: str) -> list[str]:
 
 
 @cli.command("list")
+@click.option("--formats", is_flag=True, help="List the formats of traces that `convert` knows instead.")
 @_format
-def list_allocators(form: str) -> int:
+def list_allocators(formats: bool, form: str) -> int:
     """List the installed allocators with their options and defaults."""
+    if formats:
+        return _list_formats(form)
     from harness import report
     from harness.allocator import description_of, option_text, options_of, registered
 
@@ -1201,6 +1204,33 @@ def list_allocators(form: str) -> int:
     cells = [[option_text(value) for value in row.values()] for row in rows]
     click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
     return status
+
+
+def _list_formats(form: str) -> int:
+    from harness import report
+    from harness.allocator import description_of
+    from harness.formats import installed
+
+    known, faults = installed()
+    for fault in faults:
+        click.echo(f"harness: {fault}", err=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "format": name,
+            "description": description_of(type(each)),
+            "suffixes": " ".join(each.suffixes),
+            "map": "yes" if getattr(each, "maps_columns", False) else "",
+        }
+        for name, each in known.items()
+    ]
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+    elif form == "csv":
+        click.echo(report.rows_csv(rows), nl=False)
+    else:
+        cells = [list(row.values()) for row in rows]
+        click.echo(report.table(cells, ["format", "what it is", "suffixes", "--map"], form, left=4))
+    return 2 if faults else 0
 
 
 def _print(text: str, output: str | None) -> None:

@@ -42,6 +42,10 @@ _ROW_GROUP_EVENTS = 1 << 20
 # Columns are read through buffers of this size; pre-buffering would keep every row group that was read.
 _READ_BYTES = 1 << 18
 
+# What Arrow raises where a file is damaged: ValueError at names that are no UTF-8, MemoryError where the file
+# asks for more than there is.
+DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError)
+
 RawColumns = dict[str, NDArray[Any]]
 
 # What the writer says of a trace itself, and nobody else may say.
@@ -99,9 +103,9 @@ class TraceReader:
         self.path = path
         try:
             self._file = pq.ParquetFile(_source(path), pre_buffer=False, buffer_size=_READ_BYTES)
-        except (OSError, pa.ArrowException) as error:
+            self.schema = self._file.schema_arrow
+        except DAMAGE as error:
             raise TraceError(f"{path}: {reason(path, error)}") from error
-        self.schema = self._file.schema_arrow
         self.events: int = self._file.metadata.num_rows
         self.metadata = self._metadata()
         self.columns = [name for name in COLUMNS if name in self.schema.names]
@@ -144,7 +148,7 @@ class TraceReader:
                     batch,
                     decoded,
                 )  # So that the next one is decoded into their memory, still cached.
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise TraceError(f"{self.path}: row {row} or after: {reason(self.path, error)}") from error
         if row != self.events:
             raise TraceError(

@@ -140,7 +140,7 @@ def of_source(path: str, name: str | None = None) -> tuple[str, Format]:
     from harness.formats.text import head_of
 
     head = head_of(path)
-    known, faults = _all()
+    known, faults = installed()
     likely = {name: form for name, form in known.items() if form.recognises(head)} or known
     for each, form in likely.items():
         if _has_suffix(path, form):
@@ -154,14 +154,14 @@ def of_target(path: str, name: str | None = None) -> tuple[str, Format]:
     """Return name and format of a file to write: as named, else by its suffix."""
     if name is not None:
         return name, named(name)
-    known, faults = _all()
+    known, faults = installed()
     for each, form in known.items():
         if _has_suffix(path, form):
             return each, form
     raise HarnessError(f"{path}: its suffix belongs to no format; name it with --to {_choice(faults)}")
 
 
-def _all() -> tuple[dict[str, Format], list[str]]:
+def installed() -> tuple[dict[str, Format], list[str]]:
     """Return the formats that can be loaded, and why others cannot."""
     known: dict[str, Format] = {}
     faults: list[str] = []

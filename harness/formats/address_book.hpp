@@ -62,6 +62,8 @@ struct BookedRows {
 struct BookCounts {
   std::uint64_t failed_allocations = 0;
   std::uint64_t null_frees = 0;
+  std::uint64_t earlier_frees = 0;          // Of what was allocated before a late recording began.
+  std::uint64_t earlier_reallocations = 0;  // Made allocations.
 
   std::uint64_t unknown_frees = 0;          // Dropped.
   std::uint64_t unknown_reallocations = 0;  // Made allocations.
@@ -74,9 +76,9 @@ struct BookCounts {
 class AddressBook {
  public:
   // `unit` names what places count: line, record, byte. Where names are no addresses (`null_names`), 0 is one
-  // too.
-  AddressBook(bool is_lenient, std::string unit, bool null_names)
-      : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names) {}
+  // too. Of a recording that `begins_late`, in a program that had objects already, their ends are no faults.
+  AddressBook(bool is_lenient, std::string unit, bool null_names, bool begins_late)
+      : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names), begins_late_(begins_late) {}
 
   const BookCounts& counts() const { return counts_; }
 
@@ -187,6 +189,11 @@ class AddressBook {
     }
     const Live* const found = objects_.find(old_address);
     if (found == nullptr) {
+      if (begins_late_) {
+        ++counts_.earlier_reallocations;
+        allocate(records, i, Op::kAlloc, out);
+        return;
+      }
       if (!is_lenient_) {
         fault(records, i,
               "found a realloc of " + hexadecimal(old_address) +
@@ -222,6 +229,10 @@ class AddressBook {
   void release(const RecordColumns& records, std::size_t i, std::uint64_t address, BookedRows& out) {
     const Live* const found = objects_.find(address);
     if (found == nullptr) {
+      if (begins_late_) {
+        ++counts_.earlier_frees;
+        return;
+      }
       if (!is_lenient_) {
         fault(records, i,
               "found a free of " + hexadecimal(address) +
@@ -297,6 +308,7 @@ class AddressBook {
   bool is_lenient_;
   std::string unit_;
   bool null_names_;
+  bool begins_late_;
   harness::IdTable<Live> objects_;  // By address.
   harness::FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;

@@ -27,7 +27,19 @@ Records = dict[str, NDArray[Any]]
 _BLOCK_BYTES = 1 << 20
 
 # What each kind of loss is called, for one and for more.
-_LEFT_OUT = {"failed_allocations": ("left out", "allocation that failed", "allocations that failed")}
+_LEFT_OUT = {
+    "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
+    "earlier_frees": (
+        "left out",
+        "free of what was allocated before the recording began",
+        "frees of what was allocated before the recording began",
+    ),
+    "earlier_reallocations": (
+        "made an allocation",
+        "realloc of what was allocated before the recording began",
+        "reallocs of what was allocated before the recording began",
+    ),
+}
 _MENDED = {
     "unknown_frees": ("dropped", "free of what was not live", "frees of what was not live"),
     "unknown_reallocations": (
@@ -47,6 +59,7 @@ _MENDED = {
         "alignment that is no power of two",
         "alignments that are no powers of two",
     ),
+    "bad_rows": ("dropped", "row that could not be read", "rows that could not be read"),
     "bad_lines": ("dropped", "line that could not be read", "lines that could not be read"),
 }
 
@@ -58,19 +71,26 @@ class AddressTrace(ABC):
     """A trace whose records name objects by address.
 
     `columns`: the optional columns that every record will have. `unit`: what a record's place counts.
+    `begins_late`: whether the program had objects already when the recording began.
     """
 
     unknown_columns: tuple[str, ...] = ()
     sites: bytes | None = None
 
     def __init__(
-        self, path: str, reading: Reading = AS_IT_STANDS, columns: tuple[str, ...] = (), unit: str = "line"
+        self,
+        path: str,
+        reading: Reading = AS_IT_STANDS,
+        columns: tuple[str, ...] = (),
+        unit: str = "line",
+        *,
+        begins_late: bool = False,
     ) -> None:
         self.path = path
         self.reading = reading
         self.columns = [*REQUIRED, *columns]
         self.metadata: dict[str, Any] = {}
-        self._book = AddressBook(lenient=reading.lenient, unit=unit)
+        self._book = AddressBook(lenient=reading.lenient, unit=unit, begins_late=begins_late)
 
     @abstractmethod
     def records(self) -> Iterator[Records]:

@@ -227,6 +227,7 @@ class GoTrace {
   // From the begin of one collection to that of the next: who was found dead by the first, its row, and what
   // came after it. The first segment has no collection, but what existed at the start.
   struct Segment {
+    GoSpanEvents spans_at_start;
     Rows start;
     Rows deaths;
     Rows rows;
@@ -413,6 +414,7 @@ class GoTrace {
   }
 
   void hand_on(Segment& segment) {
+    hand_on(segment.spans_at_start);
     hand_on(segment.start);
     hand_on(segment.deaths);
     if (segment.collection) {
@@ -421,14 +423,18 @@ class GoTrace {
       row.add(*segment.collection, segment.begin_ns);
       hand_on(row);
     }
-    for (std::uint64_t& row : segment.spans.row) row += rows_handed_on_;
-    append(spans_out_.row, segment.spans.row);
-    append(spans_out_.is_free, segment.spans.is_free);
-    append(spans_out_.address, segment.spans.address);
-    append(spans_out_.pages, segment.spans.pages);
-    append(spans_out_.span_class, segment.spans.span_class);
-    append(spans_out_.time_ns, segment.spans.time_ns);
+    hand_on(segment.spans);
     hand_on(segment.rows);
+  }
+
+  void hand_on(GoSpanEvents& spans) {
+    for (std::uint64_t& row : spans.row) row += rows_handed_on_;
+    append(spans_out_.row, spans.row);
+    append(spans_out_.is_free, spans.is_free);
+    append(spans_out_.address, spans.address);
+    append(spans_out_.pages, spans.pages);
+    append(spans_out_.span_class, spans.span_class);
+    append(spans_out_.time_ns, spans.time_ns);
   }
 
   void hand_on(Rows& rows) {
@@ -569,8 +575,9 @@ class GoTrace {
 
   void note_span(const Span& span, bool is_free) {
     if (!keeps_spans_) return;
-    GoSpanEvents& to = segments_.back().spans;
-    to.row.push_back(segments_.back().rows.count);
+    // What was there at the start stands before the objects that were.
+    GoSpanEvents& to = has_started_ ? segments_.back().spans : segments_.front().spans_at_start;
+    to.row.push_back(has_started_ ? segments_.back().rows.count : 0);
     to.is_free.push_back(is_free);
     to.address.push_back(*wire_.heap_address() + span.page * GoSizeClasses::kPageBytes);
     to.pages.push_back(span.pages);

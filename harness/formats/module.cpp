@@ -107,6 +107,8 @@ nb::dict counts(const formats::AddressBook& book) {
   nb::dict result;
   result["failed_allocations"] = now.failed_allocations;
   result["null_frees"] = now.null_frees;
+  result["earlier_frees"] = now.earlier_frees;
+  result["earlier_reallocations"] = now.earlier_reallocations;
   result["unknown_frees"] = now.unknown_frees;
   result["unknown_reallocations"] = now.unknown_reallocations;
   result["unseen_frees"] = now.unseen_frees;
@@ -220,7 +222,8 @@ NB_MODULE(_formats, module) {
   nb::exception<formats::RecordFault>(module, "RecordFault");
   nb::exception<formats::TextFault>(module, "TextFault");
   nb::class_<formats::AddressBook>(module, "AddressBook")
-      .def(nb::init<bool, std::string, bool>(), nb::kw_only(), "lenient"_a, "unit"_a, "null_names"_a = false)
+      .def(nb::init<bool, std::string, bool, bool>(), nb::kw_only(), "lenient"_a, "unit"_a,
+           "null_names"_a = false, "begins_late"_a = false)
       .def("rows", &rows, nb::kw_only(), "op"_a, "thread"_a, "address"_a, "old_address"_a, "size"_a,
            "place"_a, "alignment"_a = nb::none(), "noscan"_a = nb::none(), "time_ns"_a = nb::none(),
            "site"_a = nb::none())

@@ -33,8 +33,10 @@ _TELLING_VARIABLES = ("GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG", "GOEXPERIME
 # Flags of `go build` and `go test` that take no value (`go help build`, `go help testflag`); any other is
 # followed by one, unless it has an equals sign.
 _FLAGS_WITHOUT_VALUE = frozenset(
-    ("a", "n", "v", "x", "race", "msan", "asan", "cover", "work", "json", "c", "i", "short", "benchmem")
-    + ("failfast", "fullpath", "modcacherw", "trimpath", "linkshared", "artifacts")
+    (
+        *("a", "n", "v", "x", "race", "msan", "asan", "cover", "work", "json", "c", "i", "short", "benchmem"),
+        *("failfast", "fullpath", "modcacherw", "trimpath", "linkshared", "artifacts"),
+    )
 )
 
 _HELP = "docs/how-to/go-programs.md"
@@ -152,7 +154,11 @@ class GoTest:
 
     def command(self, traced: str, packages: list[str]) -> list[str]:
         """Return the command that tests these packages, of which there may be one, and traces to a file."""
-        return [*self.before, f"-trace={traced}", *self.flags, *packages, *self.after]
+        return [*self.before, _trace_flag(traced), *self.flags, *packages, *self.after]
+
+
+def _trace_flag(traced: str) -> str:
+    return f"-trace={traced}"
 
 
 def _packages_with_tests(go: str, patterns: list[str], environment: Mapping[str, str]) -> list[str]:
@@ -236,7 +242,11 @@ def _import(traced: str, target: str, command: Sequence[str], environment: Mappi
         metadata: dict[str, Any] = dict(trace.metadata)
         metadata["source"] |= {
             "program": os.path.basename(command[0]),
-            "arguments": [word for word in command[1:] if traced not in word],
+            "arguments": [
+                word.replace(traced, os.path.basename(traced))
+                for word in command[1:]
+                if word != _trace_flag(traced)
+            ],
             "recorder": f"harness record --go {__version__}",
             "environment": {name: environment[name] for name in _TELLING_VARIABLES if name in environment},
         }
