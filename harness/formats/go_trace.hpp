@@ -250,7 +250,7 @@ class GoTrace {
 
   [[noreturn]] static void refuse_without_allocations() {
     throw GoTraceRefused(
-        "found no allocation events, expected some; run the program (Go 1.23 or newer) with "
+        "holds no allocation events, expected some; run the program (Go 1.23 or newer) with "
         "GODEBUG=traceallocfree=1 in its environment from the start");
   }
 

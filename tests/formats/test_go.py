@@ -267,7 +267,7 @@ def test_a_trace_without_allocation_events_is_refused_with_the_remedy(program, t
     traced_without.write_bytes(wire.whole())
     for lenient in (False, True):
         with pytest.raises(
-            TraceError, match=r"without\.out: found no allocation events.*GODEBUG=traceallocfree=1"
+            TraceError, match=r"without\.out: holds no allocation events.*GODEBUG=traceallocfree=1"
         ):
             read(traced_without, lenient=lenient)
 
@@ -311,7 +311,7 @@ def expect_rows_or_one_line(scratch, data, **reading):
     if fault is not None:
         path, _, told = fault.partition(".out: ")
         assert path == str(scratch / "trace")
-        hopeless = told.startswith(("found no allocation events", "found no header", "found the format"))
+        hopeless = told.startswith(("holds no allocation events", "holds no header", "found the format"))
         assert hopeless or (told.endswith("; --lenient goes on and counts it") and not reading["lenient"])
         assert "\n" not in fault
 
@@ -345,8 +345,8 @@ def test_any_bytes_behind_a_header_are_one_line_or_rows(scratch, rest):
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (b"", "found no header"),
-        (b"go 1.26 tr", "found no header"),
+        (b"", "holds no header"),
+        (b"go 1.26 tr", "holds no header"),
         (
             b"go 1.21 trace\0\0\0",
             "the format of Go 1.21, which has no allocation events; expected .* 1.23 or",

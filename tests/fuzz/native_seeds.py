@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from go_traces import sample
 from goldens import golden
 
 
@@ -12,4 +13,7 @@ def _lines(*constants: str) -> Callable[[], list[bytes]]:
     return lambda: [bytes((size,)) + golden(name) for name in constants for size in (3, 255)]
 
 
-SEEDS: dict[str, Callable[[], list[bytes]]] = {"android": _lines("test_android.CALLS")}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "android": _lines("test_android.CALLS"),
+    "go_trace": lambda: [bytes((size,)) + sample(version) for version in (23, 25, 26) for size in (3, 255)],
+}
