@@ -267,7 +267,7 @@ def test_a_trace_without_allocation_events_is_refused_with_the_remedy(program, t
     traced_without.write_bytes(wire.whole())
     for lenient in (False, True):
         with pytest.raises(
-            TraceError, match=r"without\.out: found no allocation events.*GODEBUG=traceallocfree=1"
+            TraceError, match=r"without\.out: holds no allocation events.*GODEBUG=traceallocfree=1"
         ):
             read(traced_without, lenient=lenient)
 
@@ -311,7 +311,7 @@ def expect_rows_or_one_line(scratch, data, **reading):
     if fault is not None:
         path, _, told = fault.partition(".out: ")
         assert path == str(scratch / "trace")
-        hopeless = told.startswith(("found no allocation events", "found no header", "found the format"))
+        hopeless = told.startswith(("holds no allocation events", "holds no header", "found the format"))
         assert hopeless or (told.endswith("; --lenient goes on and counts it") and not reading["lenient"])
         assert "\n" not in fault
 
@@ -345,8 +345,8 @@ def test_any_bytes_behind_a_header_are_one_line_or_rows(scratch, rest):
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (b"", "found no header"),
-        (b"go 1.26 tr", "found no header"),
+        (b"", "holds no header"),
+        (b"go 1.26 tr", "holds no header"),
         (
             b"go 1.21 trace\0\0\0",
             "the format of Go 1.21, which has no allocation events; expected .* 1.23 or",
@@ -386,6 +386,16 @@ def test_objects_that_existed_come_first_by_address(tmp_path):
     assert [address - HEAP - 8192 for address in rows["address"].tolist()] == [0, 96, 48]
     assert trace.metadata["source"]["objects_at_start"] == 2
     assert rows["size"].tolist() == [48, 48, 48]
+
+
+def test_a_stack_may_come_and_go_before_what_exists_is_told(tmp_path):
+    wire = Wire()
+    stack = (heap(kind=1, pages=4, page=91), (SPAN_FREE, 91), heap(kind=1, pages=4, page=95))
+    exists = ((SPAN, 1, 1, CLASS_48_SCAN), (SPAN, 95, 4, 1), (EXISTS, PAGE, 0), (ALLOC, PAGE + 6, 0))
+    wire.events(0, 10, *stack, *exists)
+    trace, rows = read_bytes(tmp_path, wire.whole())
+    assert ops(rows) == ["alloc", "alloc"]
+    assert trace.metadata["source"]["objects_at_start"] == 1
 
 
 def test_a_free_is_a_death_before_the_collection_that_found_it(tmp_path):

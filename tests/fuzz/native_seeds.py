@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from go_traces import sample
 from goldens import golden
 
 
@@ -19,4 +20,5 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "ltrace": _lines("test_ltrace.CALLED"),
     "mtrace": _lines("test_mtrace.CALLED"),
     "valgrind": _lines("test_valgrind.LOG"),
+    "go_trace": lambda: [bytes((size,)) + sample(version) for version in (23, 25, 26) for size in (3, 255)],
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from go_traces import sample
 from goldens import golden
 from support import SMALL, write_trace
 
@@ -132,6 +133,10 @@ TARGETS: dict[str, Target] = {
     "parquet": Target(_parquet, **_TABLE),
     "arrow": Target(_arrow, **_TABLE),
     "memray": Target(_memray),
+    "go": Target(
+        lambda folder: [sample(version) for version in (23, 25, 26)],
+        refused_when_lenient=r"holds no|expected one|damaged",
+    ),
     "android": Target(_text("test_android.CALLS"), refused_when_lenient=r"damaged", tokens=_WORDS),
     "bpftrace": Target(_text("test_bpftrace.PRINTED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
     "heaptrack": Target(_text("test_heaptrack.RAW"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
