@@ -6,6 +6,7 @@ import gzip
 import os
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,6 +284,22 @@ def test_the_generations_before_a_fault_are_kept_by_a_lenient_reader(program, tm
     assert len(cut[1]["op"]) > 0.9 * len(rows["op"])
     with pytest.raises(TraceError, match=r"byte \d+: found the end of the file within .*; --lenient goes on"):
         read_bytes(tmp_path, data[:-100])
+
+
+TRACES = Path(__file__).parents[2] / "traces"
+
+
+@pytest.mark.parametrize("path", sorted((TRACES / "go").glob("*.parquet")), ids=lambda path: path.stem)
+def test_a_committed_trace_is_what_its_description_says(path):
+    reader = TraceReader(str(path))
+    known = reader.metadata["sizes_known"]
+    collections = sum(int((batch.op == allocator.GC).sum()) for batch in reader.checked())
+    assert collections == sum(reader.metadata["source"]["collections"].values())
+    row = (
+        f"| `go/{path.name}` | {reader.events:,} | {reader.metadata['source']['procs']} | {collections} | "
+        f"{known['exact'] / sum(known.values()):.0%} | {path.stat().st_size / reader.events:.2f} |"
+    )
+    assert row.replace("%", " %") in (TRACES / "README.md").read_text()
 
 
 # ---- Any bytes ------------------------------------------------------------------------------------------
