@@ -117,21 +117,16 @@ class Mcentral {
   void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span.index); }
 
  private:
-  // Spans come back from where they were put long ago: the next ones are fetched ahead, first the span, then
-  // its bits.
+  // Spans come back from where they were put long ago: the next ones are fetched ahead.
   Span& pop(SpanSet& set) {
     ++counters_.pops;
     Span& span = heap_.spans().at(set.pop());
     if (const std::uint32_t next = set.ahead(kPrefetchSpan); next != SpanSet::kNone) {
-      __builtin_prefetch(&heap_.spans().at(next), 1);
-    }
-    if (const std::uint32_t next = set.ahead(kPrefetchBits); next != SpanSet::kNone) {
-      heap_.spans().prefetch_bits(next);
+      heap_.spans().prefetch(next);
     }
     return span;
   }
-  static constexpr std::size_t kPrefetchSpan = 4;
-  static constexpr std::size_t kPrefetchBits = 1;
+  static constexpr std::size_t kPrefetchSpan = 8;
 
   Mheap& heap_;
   SpanSetCounters& counters_;

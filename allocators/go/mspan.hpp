@@ -77,8 +77,11 @@ struct SlotBits {
   // Held by the program. A death turns its bit over at once, an allocation when its slot is settled
   // (mcache.hpp), so that their order does not matter.
   Column live;
-  Column alloc;    // Allocated, as the last sweep left it.
-  Column mark;     // Found alive by the last cycle.
+  Column alloc;  // Allocated, as the last sweep left it.
+  Column mark;   // Found alive by the running cycle; between cycles, what was allocated before the last.
+  // By span, its marked slots: so a sweep looks at no bits at all. They are counted as they are marked, in
+  // one pass over words that lie one behind the other.
+  harness::HugePageVector<std::uint16_t> marked;
   Column startup;  // Held by the process itself; only the first words, those of the start snapshot.
   harness::HugePageVector<std::uint32_t> span;  // Whose word it is.
   // By 512 words: how many objects of the program share each slot; only where tiny spans have the words.
@@ -100,15 +103,28 @@ struct SlotBits {
     return static_cast<std::uint32_t>(slots);
   }
   std::uint32_t live_count(const Span& owner) const { return count(live, owner); }
-  std::uint32_t mark_count(const Span& owner) const { return count(mark, owner); }
-  // Makes the marked slots the allocated ones. Returns how many these are.
-  std::uint32_t allocate_marked(const Span& owner) {
-    int slots = 0;
-    for (std::uint32_t word = owner.word; word < owner.word + owner.words(); ++word) {
-      alloc[word] = mark[word];
-      slots += std::popcount(mark[word]);
+  std::uint32_t mark_count(const Span& owner) const { return marked[owner.index]; }
+
+  // Marks every slot that the program or the process itself holds, and no other.
+  void mark_live() {
+    std::ranges::fill(marked, std::uint16_t{0});
+    for (std::size_t word = 0; word < live.size(); ++word) {
+      mark[word] = live[word];
+      note_marked(span[word], live[word]);
     }
-    return static_cast<std::uint32_t>(slots);
+    for (std::uint32_t word = 0; word < startup.size(); ++word) add_marks(word, startup[word]);
+  }
+  void add_marks(std::uint32_t word, std::uint64_t slots) {
+    note_marked(span[word], slots & ~mark[word]);
+    mark[word] |= slots;
+  }
+  // Of all spans at once: what the cycle has marked is what is allocated (Go: allocBits = gcmarkBits, which
+  // each sweep does for its span). Nobody asks for slots of a span that is yet to be swept.
+  void allocate_marked() { std::swap(alloc, mark); }
+
+ private:
+  void note_marked(std::uint32_t of_span, std::uint64_t slots) {
+    marked[of_span] = static_cast<std::uint16_t>(marked[of_span] + std::popcount(slots));
   }
 };
 
@@ -280,12 +296,16 @@ class SpanTable {
   SlotBits& bits() { return bits_; }
   const SlotBits& bits() const { return bits_; }
 
-  // Touches, for the hardware's sake, what a sweep and an mcache read of a span. Inlined by force: GCC takes
-  // a function that only prefetches for one without effect.
+  // Touches, for the hardware's sake, what a sweep reads of a span. Inlined by force: GCC takes a function
+  // that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch(std::uint32_t index) const {
+    __builtin_prefetch(&at(index), 1);
+    __builtin_prefetch(bits_.marked.data() + index);
+  }
+  // And what an mcache reads besides, and where it settles.
   [[gnu::always_inline]] void prefetch_bits(std::uint32_t index) const {
     const std::uint32_t word = at(index).word;
-    __builtin_prefetch(bits_.alloc.data() + word, 1);
-    __builtin_prefetch(bits_.mark.data() + word);
+    __builtin_prefetch(bits_.alloc.data() + word);
     __builtin_prefetch(bits_.live.data() + word, 1);
   }
 
@@ -294,6 +314,7 @@ class SpanTable {
     if (free_.empty()) {
       if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
       chunks_.back().emplace_back();
+      bits_.marked.push_back(0);
       ++size_;
     } else {
       index = free_.back();
@@ -306,6 +327,7 @@ class SpanTable {
     span.span_class = span_class;
     span.startup = startup;
     span.nelems = static_cast<std::uint16_t>(nelems);
+    bits_.marked[index] = 0;
     if (nelems > 0) take_words(span);
     return span;
   }
