@@ -98,23 +98,21 @@ class Go {
 
   // An object of a size class is taken from the P's span of that class, or dies.
   static constexpr bool kExchangesPages = false;
+  static constexpr std::uint32_t kExchangedAlignment = 8;
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
-    if (request.size > kMaxSmallBytes || request.alignment > 8 || request.thread >= seen_threads_)
-        [[unlikely]]
-      return harness::kNotExchanged;
     P* const p = p_by_thread_[request.thread];
-    if (p == nullptr) [[unlikely]]
+    if (request.size > kMaxSmallBytes || p == nullptr || block.kind > Kind::kSmall) [[unlikely]]
       return harness::kNotExchanged;
-    if (block.kind > Kind::kSmall) [[unlikely]]
-      return release_from(*p, block);
     Tiers& tiers = *tiers_;
+    // Of a death, too: an object is of the same size, and as noscan, as at its birth, and those that were
+    // aligned are of another kind.
     const std::uint64_t wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
     CachedSpan& cached = p->mcache.at(wanted);
     // No span of class 0 is cached, so what wants that finds no slot. At a death any slot will do.
     const std::uint64_t free = cached.alloc_cache | allocates.if_second(~std::uint64_t{0});
     if (free == 0) [[unlikely]]
-      return exchange_slowly(*p, static_cast<SpanClass>(wanted), block, request.size, request.noscan);
+      return harness::kNotExchanged;
     if (tiers.collector.marking()) {
       // The program pays for its allocation, or must first assist.
       if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
@@ -126,16 +124,54 @@ class Go {
     cached.alloc_cache &= cached.alloc_cache - allocates.if_first(1);
     // An allocation comes without a block, and turns no bit over until its slot is settled.
     tiers.heap.spans().bits().live[block.word] ^= allocates.if_second(1) << block.bit;
-    // Of the same size, and as noscan, at its death as at its birth.
-    const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
-    tiers.heap.occupancy().note_exchange(span_class, allocates.if_first(1));
+    tiers.heap.occupancy().note_exchange(wanted, allocates.if_first(1));
     ++tiers.paths.deaths_and_small[allocates.if_first(1)];
-    sizes_rounded_to_words_ += static_cast<std::int64_t>(
-        allocates.if_first(static_cast<std::uint64_t>(!request.noscan) & (request.size % 8 != 0)));
     const Block slot{.bit = static_cast<std::uint8_t>(std::countr_zero(free))};
     block = std::bit_cast<Block>(
         allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) | std::bit_cast<std::uint64_t>(slot)));
-    return static_cast<std::uint32_t>(span_class);
+    return static_cast<std::uint32_t>(wanted);
+  }
+
+  // What exchange() has left, if it needs no other tier: the death of an object of a kind that takes more
+  // than a bit, and an allocation from the next slots of a span, or of an object that kUntinySpanClass knows
+  // no class for.
+  [[gnu::noinline]] std::uint32_t exchange_slowly(harness::Choice allocates, Block& block,
+                                                  const harness::Request& request) {
+    P* const p = p_by_thread_[request.thread];
+    if (p == nullptr) return harness::kNotExchanged;
+    if (block) {
+      const std::uint32_t row = class_row(block);
+      running_ = p;
+      die(std::exchange(block, {}));
+      return row;
+    }
+    if (request.size > kMaxSmallBytes || request.size == 0) return harness::kNotExchanged;
+    const SpanClass wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    if (wanted == 0) return allocate_tiny_class(*p, block, request.size);
+    if (p->mcache.at(wanted).alloc_cache != 0 ||
+        !p->mcache.next_word(wanted, heap_.spans().bits(), pacer_.marking()))
+      return harness::kNotExchanged;
+    return exchange(allocates, block, request);
+  }
+
+  // Sizes of types with pointers are multiples of a word in Go. What was not is counted for a whole batch
+  // before it is replayed: that needs no order, and takes less than a count with each event.
+  void foresee(const harness::Events& events) {
+    std::uint16_t last_thread = 0;
+    for (const std::uint16_t thread : events.thread) last_thread = std::max(last_thread, thread);
+    if (p_by_thread_.size() <= last_thread) p_by_thread_.resize(last_thread + std::size_t{1}, nullptr);
+    constexpr std::size_t kTogether = 192;  // Counts of so many fit into a byte, so that vectors are full.
+    for (std::size_t first = 0; first < events.op.size(); first += kTogether) {
+      const std::size_t end = std::min(first + kTogether, events.op.size());
+      std::uint8_t rounded = 0;
+      for (std::size_t i = first; i < end; ++i) {
+        const auto odd_bytes = static_cast<std::uint8_t>(events.size[i] & 7);
+        const bool allocates = events.op[i] <= static_cast<std::uint8_t>(harness::Op::kRealloc);
+        rounded =
+            static_cast<std::uint8_t>(rounded + (allocates & (events.noscan[i] == 0) & (odd_bytes != 0)));
+      }
+      sizes_rounded_to_words_ += rounded;
+    }
   }
 
   // runtime.GC.
@@ -145,7 +181,7 @@ class Go {
   }
 
   void thread_end(std::uint16_t thread) {
-    if (thread < seen_threads_ && p_by_thread_[thread] != nullptr) {
+    if (p_by_thread_[thread] != nullptr) {
       p_by_thread_[thread] = nullptr;
       --threads_;
     }
@@ -160,7 +196,7 @@ class Go {
   }
 
   [[gnu::always_inline]] void prefetch(Block block) const {
-    __builtin_prefetch(heap_.spans().bits().live.data() + block.word, 1);
+    __builtin_prefetch(tiers_->heap.spans().bits().live.data() + block.word, 1);
   }
 
   std::optional<std::uint64_t> placement(Block block) const {
@@ -380,25 +416,15 @@ class Go {
     heap_.occupancy().note_died(block.span_class, units);
   }
 
-  // What is left of exchange() for objects whose death is more than a bit.
-  [[gnu::noinline]] std::uint32_t release_from(P& p, Block& block) {
-    const std::uint32_t row = class_row(block);
-    running_ = &p;
-    die(std::exchange(block, {}));
-    return row;
-  }
-
-  // And for an allocation that finds no slot at once, if it needs no other tier.
-  [[gnu::noinline]] std::uint32_t exchange_slowly(P& p, SpanClass wanted, Block& block, std::uint64_t size,
-                                                  bool noscan) {
+  // An object of 16 bytes or less without pointers.
+  std::uint32_t allocate_tiny_class(P& p, Block& block, std::uint64_t size) {
     if (collector_.marking()) return harness::kNotExchanged;
-    const bool finds = wanted != 0 ? p.mcache.next_word(wanted, heap_.spans().bits(), false)
-                                   : size == 0 || (size < kTinyBytes && p.tiny.fits(size)) ||
-                                         p.mcache.at(kTinySpanClass).alloc_cache != 0;
-    if (!finds) return harness::kNotExchanged;
+    if (!(size < kTinyBytes && p.tiny.fits(size)) && p.mcache.at(kTinySpanClass).alloc_cache == 0 &&
+        !p.mcache.next_word(kTinySpanClass, heap_.spans().bits(), false))
+      return harness::kNotExchanged;
     running_ = &p;
-    block = allocate_on(p, {.size = size, .noscan = noscan});
-    return class_row(block);
+    block = size < kTinyBytes ? allocate_tiny(p, size) : allocate_small(p, kTinySpanClass);
+    return kTinySpanClass;
   }
 
   Block allocate_on(P& p, const harness::Request& request) {
@@ -413,13 +439,19 @@ class Go {
     // only. Nothing foretells which objects hold pointers, so nothing branches on it.
     const std::uint64_t granule = request.noscan ? 1 : 8;
     size = (size + granule - 1) & -granule;
-    sizes_rounded_to_words_ += size != request.size;
-    if (request.alignment > 8) {
-      size = round_up(size, request.alignment);
+    if (request.alignment > kExchangedAlignment) {
       ++alignments_met_by_size_;
+      Block block = allocate_rounded(p, round_up(size, request.alignment), request.noscan);
+      if (block.kind == Kind::kSmall) block.kind = Kind::kAligned;
+      return block;
     }
-    if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
-    const SpanClass span_class = kUntinySpanClass[(size + 7) / 8][request.noscan];
+    return allocate_rounded(p, size, request.noscan);
+  }
+
+  // An object of so many bytes, at least one.
+  Block allocate_rounded(P& p, std::uint64_t size, bool noscan) {
+    if (size > kMaxSmallBytes) return allocate_large(p, size, noscan);
+    const SpanClass span_class = kUntinySpanClass[(size + 7) / 8][noscan];
     if (span_class != 0) return allocate_small(p, span_class);
     return size < kTinyBytes ? allocate_tiny(p, size) : allocate_small(p, kTinySpanClass);
   }
@@ -430,10 +462,6 @@ class Go {
 
   // The P of a thread: by order of appearance, round and round. Becomes the running one.
   P& p_of(std::uint16_t thread) {
-    if (thread >= seen_threads_) {
-      seen_threads_ = thread + std::uint32_t{1};
-      p_by_thread_.resize(seen_threads_, nullptr);
-    }
     P*& p = p_by_thread_[thread];
     if (p == nullptr) {
       const std::size_t number = thread_ordinal_++ % options_.procs;
@@ -675,8 +703,7 @@ class Go {
   Paths& paths_ = tiers_->paths;
   std::vector<std::unique_ptr<P>>& ps_ = tiers_->ps;
 
-  std::vector<P*> p_by_thread_;
-  std::uint32_t seen_threads_ = 0;  // Its size.
+  std::vector<P*> p_by_thread_ = {nullptr};
   P* running_ = nullptr;
   std::size_t thread_ordinal_ = 0;
   std::size_t threads_ = 0;

@@ -55,7 +55,8 @@ inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.wor
 
 // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
 // Those behind kSmall die otherwise than by one bit.
-enum class Kind : std::uint8_t { kNull, kSmall, kTiny, kLarge, kZeroSize };
+// Aligned: small, in a slot of another class than its size alone would have.
+enum class Kind : std::uint8_t { kNull, kSmall, kAligned, kTiny, kLarge, kZeroSize };
 
 // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
 // need not look at the span.
