@@ -132,11 +132,10 @@ class Go {
     return static_cast<std::uint32_t>(wanted);
   }
 
-  // What exchange() has left, if it needs no other tier: the death of an object of a kind that takes more
-  // than a bit, and an allocation from the next slots of a span, or of an object that kUntinySpanClass knows
-  // no class for.
-  [[gnu::noinline]] std::uint32_t exchange_slowly(harness::Choice allocates, Block& block,
-                                                  const harness::Request& request) {
+  // What exchange() has left: the death of an object of a kind that takes more than a bit, and an allocation
+  // from the next slots of a span, or from another span, or of an object that kUntinySpanClass knows no class
+  // for. What is left then is large, or pays for its allocation first.
+  std::uint32_t exchange_slowly(harness::Choice /*allocates*/, Block& block, const harness::Request& request) {
     P* const p = p_by_thread_[request.thread];
     if (p == nullptr) return harness::kNotExchanged;
     if (block) {
@@ -145,13 +144,16 @@ class Go {
       die(std::exchange(block, {}));
       return row;
     }
-    if (request.size > kMaxSmallBytes || request.size == 0) return harness::kNotExchanged;
-    const SpanClass wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
-    if (wanted == 0) return allocate_tiny_class(*p, block, request.size);
-    if (p->mcache.at(wanted).alloc_cache != 0 ||
-        !p->mcache.next_word(wanted, heap_.spans().bits(), pacer_.marking()))
+    if (request.size > kMaxSmallBytes || request.size == 0 || collector_.marking())
       return harness::kNotExchanged;
-    return exchange(allocates, block, request);
+    running_ = p;
+    const SpanClass wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    if (wanted != 0) {
+      block = allocate_small(*p, wanted);
+      return wanted;
+    }
+    block = request.size < kTinyBytes ? allocate_tiny(*p, request.size) : allocate_small(*p, kTinySpanClass);
+    return kTinySpanClass;
   }
 
   // Sizes of types with pointers are multiples of a word in Go. What was not is counted for a whole batch
@@ -403,28 +405,18 @@ class Go {
     ++paths_.deaths_and_small[0];
     if (block.kind == Kind::kZeroSize) return;
     SlotBits& bits = heap_.spans().bits();
-    const std::uint64_t mask = std::uint64_t{1} << block.bit;
+    SlotBit slot{block.word, block.bit};
     std::uint64_t units = 1;
     if (block.kind == Kind::kTiny) {
-      if (--bits.holders_of({block.word, block.bit}) > 0) return;
-      if (bits.is_startup({block.word, block.bit})) note_startup(heap_.spans().of_word(block.word), 1);
+      if (--bits.holders(slot) > 0) return;
+      slot = SlotBits::slot_of_holders(slot);
+      if (bits.is_startup(slot)) note_startup(heap_.spans().of_word(slot.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
       heap_.occupancy().note_large(block.span_class, -1);
     }
-    bits.live[block.word] ^= mask;
+    bits.live[slot.word] ^= slot.mask();
     heap_.occupancy().note_died(block.span_class, units);
-  }
-
-  // An object of 16 bytes or less without pointers.
-  std::uint32_t allocate_tiny_class(P& p, Block& block, std::uint64_t size) {
-    if (collector_.marking()) return harness::kNotExchanged;
-    if (!(size < kTinyBytes && p.tiny.fits(size)) && p.mcache.at(kTinySpanClass).alloc_cache == 0 &&
-        !p.mcache.next_word(kTinySpanClass, heap_.spans().bits(), false))
-      return harness::kNotExchanged;
-    running_ = &p;
-    block = size < kTinyBytes ? allocate_tiny(p, size) : allocate_small(p, kTinySpanClass);
-    return kTinySpanClass;
   }
 
   Block allocate_on(P& p, const harness::Request& request) {
@@ -512,10 +504,7 @@ class Go {
     ++paths_.deaths_and_small[1];
     const SlotBit slot = take_live_slot(*cached);
     Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
-    if (span_class == kTinySpanClass) {
-      block.kind = Kind::kTiny;
-      heap_.spans().bits().holders_of(slot) = 1;
-    }
+    if (span_class == kTinySpanClass) block = first_in_tiny_block(slot);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
@@ -526,27 +515,34 @@ class Go {
       Span& span = *p.tiny.block().span;
       const std::uint32_t slot = p.tiny.block().slot;
       const SlotBit at = slot_bit(span, slot);
-      if (heap_.spans().bits().holders_of(at)++ == 0) revive(span, at);
-      return tiny_block(at, *offset);
+      const Block block = tiny_block(SlotBits::holders_at(at), *offset);
+      if (heap_.spans().bits().holders({block.word, block.bit})++ == 0) revive(span, at);
+      return block;
     }
     bool refilled = false;
     CachedSpan* const cached = span_with_slot(p, kTinySpanClass, refilled);
     if (cached == nullptr) return {};
     ++paths_.tiny_blocks;
     const SlotBit at = take_live_slot(*cached);
-    const Block block = tiny_block(at, 0);
-    heap_.spans().bits().holders_of(at) = 1;
+    const Block block = first_in_tiny_block(at);
     p.tiny.started({cached->span, slot_of(*cached->span, block)}, size);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
 
-  static Block tiny_block(SlotBit slot, std::uint32_t offset) {
-    return {slot.word, static_cast<std::uint8_t>(slot.bit), kTinySpanClass, Kind::kTiny,
+  static Block tiny_block(SlotBit holders, std::uint32_t offset) {
+    return {holders.word, static_cast<std::uint8_t>(holders.bit), kTinySpanClass, Kind::kTiny,
             static_cast<std::uint8_t>(offset)};
   }
+  Block first_in_tiny_block(SlotBit slot) {
+    const SlotBit holders = SlotBits::holders_at(slot);
+    heap_.spans().bits().holders(holders) = 1;
+    return tiny_block(holders, 0);
+  }
   static std::uint32_t slot_of(const Span& span, Block block) {
-    return (block.word - span.word) * 64 + block.bit;
+    SlotBit slot{block.word, block.bit};
+    if (block.kind == Kind::kTiny) slot = SlotBits::slot_of_holders(slot);
+    return (slot.word - span.word) * 64 + slot.bit;
   }
 
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.

@@ -358,15 +358,7 @@ class Replay {
       }
       if (i == end) return i;
       first = i + 1;
-      if (exchange_slowly(events, i)) {
-        if constexpr (kPlacing) {
-          if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
-        }
-        note_requested(columns.requested[i]);
-        ++events_;
-        continue;
-      }
-      step(events, i);
+      if (!exchange_slowly(events, i)) step(events, i);
       if (deadline_ns_ != deadline_ns || !may_exchange_) return first;
     }
   }
@@ -374,28 +366,37 @@ class Replay {
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
   [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
     const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
-    return count_exchanged(events, i, allocates,
-                           allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i)));
+    const std::uint32_t row =
+        allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
+    if (row == kNotExchanged) return false;
+    count_exchanged(row, allocates, events.size[i]);
+    return true;
   }
 
-  bool exchange_slowly(const Events& events, std::size_t i) {
+  [[gnu::noinline]] bool exchange_slowly(const Events& events, std::size_t i) {
     if constexpr (ExchangesSlowly<A>) {
-      const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
-      return count_exchanged(
-          events, i, allocates,
-          allocator_.exchange_slowly(allocates, blocks_[events.slot[i]], request_of(events, i)));
+      const bool is_free = static_cast<Op>(events.op[i]) == Op::kFree;
+      const Choice allocates(!is_free);
+      Block& block = blocks_[events.slot[i]];
+      const std::uint32_t row = allocator_.exchange_slowly(allocates, block, request_of(events, i));
+      if (row == kNotExchanged) return false;
+      if (is_free || block) {
+        count_exchanged(row, allocates, events.size[i]);
+      } else {
+        fall_short(events.slot[i], events.size[i]);
+      }
+      if (!is_free) place(block);
+      note_step(events, i);
+      return true;
     }
     return false;
   }
 
-  [[gnu::always_inline]] bool count_exchanged(const Events& events, std::size_t i, Choice allocates,
-                                              std::uint32_t row) {
-    if (row == kNotExchanged) return false;
+  [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {
     if constexpr (HasClasses<A>) {
-      requested_by_class_[row] += allocates.negated_if_second(events.size[i]);
+      requested_by_class_[row] += allocates.negated_if_second(size);
       allocations_by_class_[row] += allocates.if_first(1);
     }
-    return true;
   }
 
   static bool is_allocation(std::uint8_t op) {
@@ -421,6 +422,11 @@ class Replay {
         if constexpr (EndsThreads<A>) allocator_.thread_end(events.thread[i]);
         break;
     }
+    note_step(events, i);
+  }
+
+  // After an event that may have changed pages and deadlines.
+  void note_step(const Events& events, std::size_t i) {
     note_event(events.requested[i] - failed_bytes_);
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
   }
