@@ -229,7 +229,7 @@ class Replay {
         i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, last));
         if (i == last) return;
       } else if (i + kPrefetchBlock < events.slot.size()) {
-        prefetch<kPrefetchBlock, kPrefetchTarget>(events, i);
+        prefetch<kPrefetchBlock, kPrefetchTarget>(events, i, blocks_.data());
       }
       tell_time(events, i);
       step(events, i);
@@ -311,9 +311,9 @@ class Replay {
   // event will be: which it is cannot be foretold, and to guess wrong costs more than a line. Inlined by
   // force: GCC takes a function that only prefetches for one without effect.
   template <std::size_t kBlock, std::size_t kTarget>
-  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i) const {
-    __builtin_prefetch(&blocks_[events.slot[i + kBlock]], 1);
-    if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + kTarget]]);
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, const Block* blocks) const {
+    __builtin_prefetch(&blocks[events.slot[i + kBlock]], 1);
+    if constexpr (Prefetches<A>) allocator_.prefetch(blocks[events.slot[i + kTarget]]);
   }
 
   template <bool kPlacing, std::size_t kBlock, std::size_t kTarget>
@@ -327,6 +327,7 @@ class Replay {
   template <bool kPlacing, bool kTicking, std::size_t kBlock, std::size_t kTarget>
   [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
+    Block* const blocks = blocks_.data();
     const std::int64_t deadline_ns = deadline_ns_;
     while (true) {
       Ticker ticker;
@@ -335,9 +336,9 @@ class Replay {
       std::uint64_t most_requested = 0;  // After these events.
       // In this loop nothing is called, so that it has the registers to itself.
       for (; i < end; ++i) {
-        prefetch<kBlock, kTarget>(columns, i);
+        prefetch<kBlock, kTarget>(columns, i, blocks);
         if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
-        if (!exchange(columns, i)) [[unlikely]]
+        if (!exchange(columns, i, blocks)) [[unlikely]]
           break;
         if constexpr (kPlacing) {
           if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
@@ -364,12 +365,12 @@ class Replay {
   }
 
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
-  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
+  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i, Block* blocks) {
     const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
-    const std::uint32_t row =
-        allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
+    const Request request = request_of(events, i);
+    const std::uint32_t row = allocator_.exchange(allocates, blocks[events.slot[i]], request);
     if (row == kNotExchanged) return false;
-    count_exchanged(row, allocates, events.size[i]);
+    count_exchanged(row, allocates, request.size);
     return true;
   }
 
