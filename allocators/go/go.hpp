@@ -102,14 +102,18 @@ class Go {
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
     P* const p = p_by_thread_[request.thread];
-    if (request.size > kMaxSmallBytes || p == nullptr || block.kind > Kind::kSmall) [[unlikely]]
+    if (request.size > kMaxSmallBytes || p == nullptr) [[unlikely]]
       return harness::kNotExchanged;
+    if (block.kind > Kind::kSmall) [[unlikely]]
+      return exchange_tiny_death(*p, block);
     Tiers& tiers = *tiers_;
     // Of a death, too: an object is of the same size, and as noscan, as at its birth, and those that were
     // aligned are of another kind.
     const std::uint64_t wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    if (wanted == 0) [[unlikely]]
+      return exchange_tiny(*p, block, request.size);
     CachedSpan& cached = p->mcache.at(wanted);
-    // No span of class 0 is cached, so what wants that finds no slot. At a death any slot will do.
+    // At a death any slot will do.
     const std::uint64_t free = cached.alloc_cache | allocates.if_second(~std::uint64_t{0});
     if (free == 0) [[unlikely]]
       return harness::kNotExchanged;
@@ -132,10 +136,56 @@ class Go {
     return static_cast<std::uint32_t>(wanted);
   }
 
+  // A tiny object is taken from the P's current tiny block or begins one, without a branch that depends on
+  // it. What leaves the usual way is not exchanged: a block without a slot at hand, one that had no object
+  // left.
+  [[gnu::always_inline]] std::uint32_t exchange_tiny(P& p, Block& block, std::uint64_t size) {
+    Tiers& tiers = *tiers_;
+    CachedSpan& cached = p.mcache.at(kTinySpanClass);
+    const harness::Choice fits(p.tiny.fits(size));
+    const std::uint64_t free = cached.alloc_cache | fits.if_first(~std::uint64_t{0});
+    if (size == 0 || size >= kTinyBytes || free == 0 || tiers.collector.marking())
+      return harness::kNotExchanged;
+    const SlotBit fresh =
+        SlotBits::holders_at({cached.block.word, static_cast<std::uint32_t>(std::countr_zero(free))});
+    const auto at = std::bit_cast<SlotBit>(
+        fits.of(std::bit_cast<std::uint64_t>(p.tiny.block()), std::bit_cast<std::uint64_t>(fresh)));
+    std::uint8_t& holders = tiers.heap.spans().bits().holders(at);
+    const std::uint64_t others = fits.if_first(holders);
+    if (others == 0 && fits.if_first(1) != 0) return harness::kNotExchanged;
+    holders = static_cast<std::uint8_t>(others + 1);
+    block = tiny_block(at, static_cast<std::uint32_t>(fits.if_first(p.tiny.offset_of(size))));
+    p.tiny.take(fits, at, size);
+    cached.alloc_cache &= cached.alloc_cache - fits.if_second(1);
+    tiers.heap.occupancy().note_taken(kTinySpanClass, fits.if_second(1));
+    tiers.paths.tiny_combined += static_cast<std::int64_t>(fits.if_first(1));
+    tiers.paths.tiny_blocks += static_cast<std::int64_t>(fits.if_second(1));
+    running_ = &p;
+    return kTinySpanClass;
+  }
+
+  // And dies: its slot with it, if it was the last.
+  [[gnu::always_inline]] std::uint32_t exchange_tiny_death(P& p, Block& block) {
+    Tiers& tiers = *tiers_;
+    SlotBits& bits = tiers.heap.spans().bits();
+    if (block.kind != Kind::kTiny || block.word < bits.startup.size()) return harness::kNotExchanged;
+    const SlotBit slot = SlotBits::slot_of_holders({block.word, block.bit});
+    std::uint8_t& holders = bits.holders({block.word, block.bit});
+    --holders;
+    const harness::Choice last(holders == 0);
+    bits.live[slot.word] ^= last.if_first(slot.mask());
+    tiers.heap.occupancy().note_died(kTinySpanClass, last.if_first(1));
+    ++tiers.paths.deaths_and_small[0];
+    running_ = &p;
+    block = {};
+    return kTinySpanClass;
+  }
+
   // What exchange() has left: the death of an object of a kind that takes more than a bit, and an allocation
   // from the next slots of a span, or from another span, or of an object that kUntinySpanClass knows no class
   // for. What is left then is large, or pays for its allocation first.
-  std::uint32_t exchange_slowly(harness::Choice /*allocates*/, Block& block, const harness::Request& request) {
+  std::uint32_t exchange_slowly(harness::Choice /*allocates*/, Block& block,
+                                const harness::Request& request) {
     P* const p = p_by_thread_[request.thread];
     if (p == nullptr) return harness::kNotExchanged;
     if (block) {
@@ -375,8 +425,9 @@ class Go {
         record.page_cache_scavenged = p->page_cache.scav;
       }
       if (p->tiny.has_block()) {
-        const Tiny::Block& block = p->tiny.block();
-        record.tiny = block.span->base + block.slot * kTinyBytes;
+        const SlotBit slot = SlotBits::slot_of_holders(p->tiny.block());
+        const Span& span = heap_.spans().of_word(slot.word);
+        record.tiny = span.base + ((slot.word - span.word) * 64 + slot.bit) * kTinyBytes;
         record.tiny_offset = p->tiny.offset();
       }
       for (int i = 0; i < kSpanClasses; ++i) record.cached.push_back(p->mcache.base(i));
@@ -512,12 +563,9 @@ class Go {
   Block allocate_tiny(P& p, std::uint64_t size) {
     if (const std::optional<std::uint32_t> offset = p.tiny.place(size)) {
       ++paths_.tiny_combined;
-      Span& span = *p.tiny.block().span;
-      const std::uint32_t slot = p.tiny.block().slot;
-      const SlotBit at = slot_bit(span, slot);
-      const Block block = tiny_block(SlotBits::holders_at(at), *offset);
-      if (heap_.spans().bits().holders({block.word, block.bit})++ == 0) revive(span, at);
-      return block;
+      const SlotBit at = p.tiny.block();
+      if (heap_.spans().bits().holders(at)++ == 0) revive(SlotBits::slot_of_holders(at));
+      return tiny_block(at, *offset);
     }
     bool refilled = false;
     CachedSpan* const cached = span_with_slot(p, kTinySpanClass, refilled);
@@ -525,7 +573,7 @@ class Go {
     ++paths_.tiny_blocks;
     const SlotBit at = take_live_slot(*cached);
     const Block block = first_in_tiny_block(at);
-    p.tiny.started({cached->span, slot_of(*cached->span, block)}, size);
+    p.tiny.started({block.word, block.bit}, size);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
@@ -546,11 +594,11 @@ class Go {
   }
 
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.
-  void revive(Span& span, SlotBit at) {
+  void revive(SlotBit at) {
     SlotBits& bits = heap_.spans().bits();
     bits.live[at.word] ^= at.mask();
-    if (bits.is_startup(at)) note_startup(span, -1);
-    heap_.occupancy().note_revived(span.span_class);
+    if (bits.is_startup(at)) note_startup(heap_.spans().of_word(at.word), -1);
+    heap_.occupancy().note_revived(kTinySpanClass);
   }
 
   // Slots that only the process holds.
@@ -625,8 +673,8 @@ class Go {
       }
       if (record.tiny != 0) {
         Span& span = *by_base.at(record.tiny / kPageBytes * kPageBytes);
-        p.tiny.restore({&span, static_cast<std::uint32_t>((record.tiny - span.base) / kTinyBytes)},
-                       record.tiny_offset);
+        const auto slot = static_cast<std::uint32_t>((record.tiny - span.base) / kTinyBytes);
+        p.tiny.restore(SlotBits::holders_at(slot_bit(span, slot)), record.tiny_offset);
       }
     }
     pacer_.heap_live = from.heap_live;

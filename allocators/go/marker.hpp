@@ -41,8 +41,7 @@ inline MarkWork mark(Mheap& heap) {
 }
 
 // Marks one slot more (gcMarkTinyAllocs).
-inline void mark_slot(SlotBits& bits, const Span& span, std::uint32_t slot, MarkWork& work) {
-  const SlotBit at = slot_bit(span, slot);
+inline void mark_slot(SlotBits& bits, const Span& span, SlotBit at, MarkWork& work) {
   if ((bits.mark[at.word] & at.mask()) != 0) return;
   bits.add_marks(at.word, at.mask());
   (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes;

@@ -87,9 +87,9 @@ struct SlotBits {
   Column startup;  // Held by the process itself; only the first words, those of the start snapshot.
   harness::HugePageVector<std::uint32_t> span;  // Whose word it is.
 
-  // How many objects of the program share a slot of a tiny span: bytes in words of the column of live bits, so
-  // that what is fetched ahead of a death is that, too. Tiny spans have their words in chunks, each the words
-  // of bits for 14 spans, and the words of bytes behind.
+  // How many objects of the program share a slot of a tiny span: bytes in words of the column of live bits,
+  // so that what is fetched ahead of a death is that, too. Tiny spans have their words in chunks, each the
+  // words of bits for 14 spans, and the words of bytes behind.
   static constexpr std::uint32_t kTinyChunkWords = 1024;  // And a chunk begins at a multiple of it.
   static constexpr std::uint32_t kTinyBitWords = 112;
   static constexpr std::uint32_t kHoldersOfWord = 8;

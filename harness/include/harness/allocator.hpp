@@ -154,8 +154,8 @@ concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, co
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
 // Has a second try at what was not exchanged, with branches and calls, which would cost the first one the
-// registers that its loop needs; pages and deadlines may change. Answers likewise; an allocation whose block is
-// null then has failed.
+// registers that its loop needs; pages and deadlines may change. Answers likewise; an allocation whose block
+// is null then has failed.
 template <typename A>
 concept ExchangesSlowly =
     Exchanges<A> && requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
