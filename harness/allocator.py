@@ -13,13 +13,14 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NewType, Protocol
 
 from harness.errors import AllocatorError, HarnessError
+from harness.trace_knowledge import Knowledge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +104,8 @@ class Backend(Protocol):
 
     Verbs beside replay find by their presence what else a class offers: size_classes() for `harness
     classes`, stats_text() for `--stats-text`, explain() (explanation.py: Explains) for `harness explain`.
+    A class attribute COLLECTED_TRACE_OPTIONS holds options that it wants, unless the user chose others, for a
+    trace whose deaths a collector saw.
     """
 
     version: str
@@ -233,6 +236,8 @@ class Spec:
     name: str
     factory: type[Any]
     options: dict[str, Any]  # Every option, defaults included.
+    given: frozenset[str] = frozenset()  # The options that the user chose.
+    set_by_trace: tuple[str, ...] = ()  # And those that the trace did.
 
     @property
     def label(self) -> str:
@@ -240,6 +245,31 @@ class Spec:
         defaults = {option.name: option.default for option in options_of(self.factory)}
         changed = [f"{name}={option_text(v)}" for name, v in self.options.items() if defaults[name] != v]
         return ":".join([self.name, ",".join(changed)] if changed else [self.name])
+
+    def for_trace(self, metadata: Mapping[str, Any]) -> Spec:
+        """Return it with the options that its allocator wants for such a trace, where the user chose none."""
+        if not Knowledge.of(metadata).is_collected:
+            return self
+        wanted: Mapping[str, Any] = getattr(self.factory, "COLLECTED_TRACE_OPTIONS", {})
+        changed = {
+            name: value
+            for name, value in wanted.items()
+            if name not in self.given and self.options[name] != value
+        }
+        if not changed:
+            return self
+        return replace(self, options=self.options | changed, set_by_trace=tuple(changed))
+
+    def assumed_of_trace(self) -> list[str]:
+        """Say which options the trace set, why, and how to have them otherwise."""
+        return [
+            f"{name}={option_text(self.options[name])}, since the trace has its own program's collections, "
+            "each where it found objects dead: a collector that decides for itself finds nothing between "
+            f"them; for that choose it: {self.name}:{name}={option.default}"
+            for name in self.set_by_trace
+            for option in options_of(self.factory)
+            if option.name == name
+        ]
 
     def create(self) -> Any:
         """Return a fresh allocator; AllocatorError where an option's value does not fit."""
@@ -305,7 +335,7 @@ def find(text: str) -> list[Spec]:
         chosen[key] = [_parse(name, options[key], value) for value in values.split("|")]
     defaults = {option.name: option.default for option in options.values()}
     return [
-        Spec(name, factory, defaults | dict(zip(chosen, combination, strict=True)))
+        Spec(name, factory, defaults | dict(zip(chosen, combination, strict=True)), frozenset(chosen))
         for combination in product(*chosen.values())
     ]
 

@@ -2,14 +2,15 @@
 
 An object pays for what its slot has beyond the request, and for its share of what its span cannot give back
 while it is there: free slots and tail, divided among the span's objects. What no object is to blame for
-stands beside them, and all together is the run's waste_bytes, to the byte. Needs a trace with sites; nothing
-here prints: blame_report.py makes tables of it.
+stands beside them, and all together is the run's waste_bytes, to the byte. Where nobody knows what was asked
+for, rounding is None, and all together is what is committed beyond the objects' slots. Needs a trace with
+sites; nothing here prints: blame_report.py makes tables of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,15 +57,15 @@ class Group:
     stack: Stack
     sites: int
     objects: int
-    requested_bytes: int
-    rounding_bytes: int  # Headers included.
+    requested_bytes: int | None
+    rounding_bytes: int | None  # Headers included.
     pinned_bytes: int
     share: float | None  # Of the run's whole waste.
 
     @property
     def waste_bytes(self) -> int:
-        """Return rounding and headers with what the group's objects pin."""
-        return self.rounding_bytes + self.pinned_bytes
+        """Return rounding and headers, where they are known, with what the group's objects pin."""
+        return (self.rounding_bytes or 0) + self.pinned_bytes
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,11 @@ def blame(
 
     AllocatorError where the parts do not add up to the run's waste.
     """
-    whole = int(run.summary["waste_bytes"] or 0)
     rounding, pinned, nobody = _divide(run, census, objects)
+    whole = int(run.summary["waste_bytes"] or 0)
+    if not run.knows_requests:
+        rounding = np.zeros_like(rounding)
+        whole = int((run.summary["peak_committed_bytes"] or 0) - (run.footprint["peak"]["live"] or 0))
     blamed_bytes = int(rounding.sum()) + int(pinned.sum())
     if blamed_bytes + sum(nobody.values()) != whole:
         raise AllocatorError(
@@ -190,6 +194,8 @@ def blame(
             f"{sum(nobody.values())}, which is not the waste of {whole}"
         )
     groups = _groups(objects, rounding, pinned, sites, by, outward, whole)
+    if not run.knows_requests:
+        groups = [replace(group, requested_bytes=None, rounding_bytes=None) for group in groups]
     return Blamed(run, by, groups, {name: held for name, held in nobody.items() if held}, whole)
 
 

@@ -111,6 +111,9 @@ def cli() -> None:
 @click.option(
     "--frames", type=int, help="With --sites: the innermost frames to keep, up to 128  [default: 32]."
 )
+@click.option(
+    "--go", is_flag=True, help="Run a Go program that traces itself, or go test (docs/how-to/go-programs.md)."
+)
 @click.option("--recover", metavar="RAW", help="Make a trace of what an interrupted recording left behind.")
 @click.option("--quiet", is_flag=True, help="Say nothing on stderr when all went well.")
 def record(
@@ -119,6 +122,7 @@ def record(
     follow_fork: bool,
     sites: bool,
     frames: int | None,
+    go: bool,
     recover: str | None,
     quiet: bool,
 ) -> int:
@@ -136,6 +140,12 @@ def record(
         raise click.UsageError("what to run is missing: harness record [-o OUT.parquet] -- PROGRAM ARGS...")
     if frames is not None and not sites:
         raise click.UsageError("--frames goes with --sites")
+    if go:
+        if sites or follow_fork:
+            raise click.UsageError(
+                "--go has Go's own tracer record: --sites and --follow-fork do not go with it"
+            )
+        return recording.record_go(list(command), output, quiet)
     return recording.record(
         list(command),
         output,
@@ -154,6 +164,14 @@ def record(
 @click.option("--events", metavar="A:B", help="Only events A up to B, not included; either may be left out.")
 @click.option("--time", "time_s", metavar="A:B", help="Only the seconds A up to B from the first event.")
 @click.option("--threads", metavar="N,N", help="Only what these threads allocate, and what becomes of it.")
+@click.option("--lenient", is_flag=True, help="Mend and count what no program can have done.")
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="OURS=THEIRS,...",
+    help="What IN calls a column: object=ptr,size=bytes,op=kind.",
+)
 def convert(
     source: str,
     target: str,
@@ -162,9 +180,12 @@ def convert(
     events: str | None,
     time_s: str | None,
     threads: str | None,
+    lenient: bool,
+    mapping: tuple[str, ...],
 ) -> None:
-    """Canonicalise a trace, cut out a part, or translate between Parquet, CSV and JSON Lines."""
+    """Bring another recorder's trace in, canonicalise or cut one, or write one for another tool."""
     from harness.conversion import convert as run
+    from harness.formats import Reading
 
     with _progress("convert") as progress:
         result = run(
@@ -175,6 +196,7 @@ def convert(
             events=_window(events, int, "--events"),
             time_s=_window(time_s, float, "--time"),
             threads=_numbers(threads, "--threads"),
+            reading=Reading(lenient=lenient, columns=_mapping(mapping)),
             progress=progress,
         )
     click.echo(f"harness: {target}: {result.events:,} events", err=True)
@@ -1139,9 +1161,12 @@ def _with(method: str) -> list[str]:
 
 
 @cli.command("list")
+@click.option("--formats", is_flag=True, help="List the formats of traces that `convert` knows instead.")
 @_format
-def list_allocators(form: str) -> int:
+def list_allocators(formats: bool, form: str) -> int:
     """List the installed allocators with their options and defaults."""
+    if formats:
+        return _list_formats(form)
     from harness import report
     from harness.allocator import description_of, option_text, options_of, registered
 
@@ -1179,6 +1204,33 @@ def list_allocators(form: str) -> int:
     cells = [[option_text(value) for value in row.values()] for row in rows]
     click.echo(report.table(cells, ["allocator", "option", "default", "values"], form, left=4))
     return status
+
+
+def _list_formats(form: str) -> int:
+    from harness import report
+    from harness.allocator import description_of
+    from harness.formats import installed
+
+    known, faults = installed()
+    for fault in faults:
+        click.echo(f"harness: {fault}", err=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "format": name,
+            "description": description_of(type(each)),
+            "suffixes": " ".join(each.suffixes),
+            "map": "yes" if getattr(each, "maps_columns", False) else "",
+        }
+        for name, each in known.items()
+    ]
+    if form == "json":
+        click.echo(json.dumps(rows, indent=1))
+    elif form == "csv":
+        click.echo(report.rows_csv(rows), nl=False)
+    else:
+        cells = [list(row.values()) for row in rows]
+        click.echo(report.table(cells, ["format", "what it is", "suffixes", "--map"], form, left=4))
+    return 2 if faults else 0
 
 
 def _print(text: str, output: str | None) -> None:
@@ -1229,6 +1281,17 @@ def _window(text: str | None, kind: type[int] | type[float], option: str) -> tup
     except ValueError as error:
         raise click.UsageError(f"{option} {text}: expected A:B, A: or :B") from error
     return window
+
+
+def _mapping(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return what --map says, our names before theirs."""
+    found = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        ours, equals, theirs = part.partition("=")
+        if not (equals and ours.strip() and theirs.strip()):
+            raise click.UsageError(f"--map {part}: expected OURS=THEIRS, such as object=ptr")
+        found[ours.strip()] = theirs.strip()
+    return found
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -2,7 +2,8 @@
 
 Knows neither allocator. An entry point in the group ``harness.conformance`` names a function that makes the
 two subjects of a backend: its model, and its reader of the truth. Both are driven in lock step, a batch at a
-time, so that memory does not grow with the length of the trace.
+time, so that memory does not grow with the length of the trace. Where the real thing can write down what it
+does, an entry point in the group ``harness.recordings`` names what reads that: then no real thing is run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness.errors import AllocatorError, HarnessError
 from harness.trace import AS_IT_STANDS, Noscan, Progress, TraceReader, unnoticed
 
 ENTRY_POINT_GROUP = "harness.conformance"
+RECORDINGS_GROUP = "harness.recordings"
 
 # What a subject knows of itself under one name: numbers by key, rows of one type, or a text.
 State = Mapping[Any, int | float] | NDArray[Any] | str
@@ -83,6 +85,19 @@ class Unrepeatable(Protocol):
         """Run the real thing once more; return what it came to, by the same names."""
 
 
+class Recording(Protocol):
+    """What a real allocator wrote down of itself while a program ran: events, and what became of them.
+
+    An entry point names a class without parameters that offers this.
+    """
+
+    def recognises(self, head: bytes) -> bool:
+        """Say whether a file that begins so, decompressed, is one."""
+
+    def compare(self, path: str, spec: Spec, progress: Progress) -> Report:
+        """Replay the recording's events through the model and compare what became of both."""
+
+
 # Makes the model and the real thing from an allocator's options, the file of the real thing, where one is
 # given, and what yields the trace's events, for who has to know beforehand how much is coming.
 Subjects = Callable[
@@ -121,12 +136,27 @@ class Spread:
     name: str
     model: float
     runs: list[float]
-    margin: float = SPREAD_MARGIN
+    margin: float | None = SPREAD_MARGIN  # None: it is told and not judged.
 
     @property
     def within(self) -> bool:
         """Whether the model lies between the least and the most of the runs, widened by the margin."""
+        if self.margin is None:
+            return True
         return min(self.runs) * (1 - self.margin) <= self.model <= max(self.runs) * (1 + self.margin)
+
+
+@dataclass
+class Table:
+    """Numbers of model and real thing side by side, a row each; of a heading in ``_bytes`` they are bytes.
+
+    Rows stand in the order of their worth: the first `shown` of them are printed, where not all can be.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str | int | float]]
+    shown: int = 12
 
 
 @dataclass
@@ -142,6 +172,8 @@ class Report:
     gave_up: bool = False  # Whether it broke off after very many differences.
     aspects: dict[str, Aspect] = field(default_factory=dict)
     spreads: list[Spread] = field(default_factory=list)  # Where the real thing does not repeat itself.
+    tables: list[Table] = field(default_factory=list)  # Of a recording.
+    notes: list[str] = field(default_factory=list)  # Why the two may differ.
 
     @property
     def agrees(self) -> bool:
@@ -168,11 +200,23 @@ def conform(
     """Compare a backend's model with the real thing on a trace.
 
     Without `script`, the calls are those of a file beside the trace with the suffix ``.script``, if there is
-    one. `runs`: of a real thing that takes another course each time. TraceError and HarnessError for faults
-    in these files, AllocatorError without the real thing.
+    one. `runs`: of a real thing that takes another course each time. A recording of the real thing is its own
+    truth, and is compared with neither. TraceError and HarnessError for faults in these files, AllocatorError
+    without the real thing.
     """
+    recording = _recording(path, spec.name)
+    if recording is not None:
+        if against or script or noscan != AS_IT_STANDS:
+            raise HarnessError(
+                f"{path}: is a recording of the real allocator and its own truth: leave out --against, "
+                "--script and --noscan"
+            )
+        report = recording.compare(path, spec, progress)
+        report.trace = path
+        return report
     make = _find(spec.name)
     reader = TraceReader(path)
+    spec = spec.for_trace(reader.metadata)
     calls = read_script(script) if script else _script_beside(path)
     late = next((call for call in calls if call.after_event > reader.events), None)
     if late:
@@ -278,6 +322,24 @@ def _find(name: str) -> Subjects:
     except ImportError as error:
         raise AllocatorError(f"{name}: {known[name].value} cannot be loaded: {error}") from error
     return make
+
+
+def _recording(path: str, name: str) -> Recording | None:
+    """Return what reads a file as a recording of an allocator, None where it is none."""
+    points = [point for point in entry_points(group=RECORDINGS_GROUP) if point.name == name]
+    if not points or path == "-" or "://" in path:
+        return None
+    from harness.formats.text import head_of
+
+    head = head_of(path)
+    for point in points:
+        try:
+            made: Recording = point.load()()
+        except ImportError as error:
+            raise AllocatorError(f"{name}: {point.value} cannot be loaded: {error}") from error
+        if made.recognises(head):
+            return made
+    return None
 
 
 def _script_beside(path: str) -> list[Call]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from harness.allocator import ALLOC, CALLOC, FREE, REALLOC, EventBatch
 from harness.errors import HarnessError
-from harness.formats import Description, RawTrace, TraceSink, of_source, of_target
+from harness.formats import AS_IT_STANDS, Description, RawTrace, Reading, TraceSink, of_source, of_target
+from harness.formats.addresses import Repaired, mended
 from harness.native._native import LiveSet
 from harness.trace import BATCH_EVENTS, OPTIONAL, Progress, RowChecker, unnoticed
 
@@ -47,6 +48,7 @@ def convert(
     events: tuple[int | None, int | None] | None = None,
     threads: list[int] | None = None,
     time_s: tuple[float | None, float | None] | None = None,
+    reading: Reading = AS_IT_STANDS,
     progress: Progress = unnoticed,
 ) -> ConversionResult:
     """Write a trace anew: canonical, in another format, or a part of it.
@@ -54,14 +56,19 @@ def convert(
     `events` and `time_s` (seconds from the first event) are from A up to B, B not included. Objects alive
     at A are allocated first, in their order, by their own threads, at the time of the cut. `threads` keeps
     the objects that those threads allocate and all that becomes of them, collections, and the ends of the
-    threads that are left. The target appears whole or not at all. Raises HarnessError.
+    threads that are left. A lenient `reading` mends what no program can have done. What was lost or mended
+    stands in the target's metadata. The target appears whole or not at all. Raises HarnessError.
     """
     _check_window("--events", events, 1)
     _check_window("--time", time_s, _NS_PER_S)
     _check_threads(threads)
     source_name, source_format = of_source(source, from_format)
     target_name, target_format = of_target(target, to_format)
-    trace = source_format.read(source)
+    if reading.columns and not getattr(source_format, "maps_columns", False):
+        raise HarnessError(f"{source}: --map names columns, and the format {source_name} has none to name")
+    trace = source_format.read(source, reading)
+    if reading.lenient:
+        trace = Repaired(trace)
     if time_s is not None and "time_ns" not in trace.columns:
         raise HarnessError(f"{source}: --time needs a column time_ns, which the trace lacks; use --events")
     cut = _Cut(trace, events, threads, time_s)
@@ -72,7 +79,8 @@ def convert(
     )
     with target_format.write(target, description) as sink:
         cut.run(sink, progress)
-    warnings = _losses(trace, target_name, target_format.keeps_metadata) + cut.warnings()
+        sink.describe(_metadata(trace, source_name, events, threads, time_s), trace.sites)
+    warnings = _losses(trace) + _left_by(target_name, target_format.keeps_metadata, trace) + cut.warnings()
     return ConversionResult(cut.written, cut.read, cut.alive_at_cut, cut.frees_dropped, warnings)
 
 
@@ -251,16 +259,26 @@ def _metadata(
     metadata = dict(trace.metadata)
     metadata.setdefault("source", {"program": "unknown", "file": name})
     metadata["conversions"] = [*metadata.get("conversions", []), done]
+    if losses := _losses(trace):
+        metadata["losses"] = [*metadata.get("losses", []), *losses]
     return metadata
 
 
-def _losses(trace: RawTrace, target_name: str, keeps_metadata: bool) -> list[str]:
-    texts = []
+def _losses(trace: RawTrace) -> list[str]:
+    """Say what of the trace its reading lost, and what it mended."""
+    texts = [*trace.losses, *mended(trace.repairs)]
     if trace.unknown_columns:
         listed = ", ".join(trace.unknown_columns)
         texts.append(f"left behind, for harness-trace/1 knows no such column: {listed}")
-    if trace.sites is not None and not keeps_metadata:
-        texts.append(f"{target_name} holds no metadata: the source and the sites' frames stay behind")
-    elif trace.metadata and not keeps_metadata:
-        texts.append(f"{target_name} holds no metadata: what the trace says of its source stays behind")
     return texts
+
+
+def _left_by(target_name: str, keeps_metadata: bool, trace: RawTrace) -> list[str]:
+    """Say what the target's format cannot hold."""
+    if keeps_metadata:
+        return []
+    if trace.sites is not None:
+        return [f"{target_name} holds no metadata: the source and the sites' frames stay behind"]
+    if trace.metadata:
+        return [f"{target_name} holds no metadata: what the trace says of its source stays behind"]
+    return []

@@ -63,7 +63,7 @@ def check(
                 raise HarnessError(f"{path}: {baseline.path} has no such trace")
             _look_at(baseline, name, path, how)
             kept = baseline.traces[name].runs
-            planned[path] = {spec.label: spec for spec in specs} if specs else specs_of(kept)
+            planned[path] = _by_label(path, specs) if specs else specs_of(kept)
         except HarnessError as fault:
             faults.append(fault)
     results, more = _carried_out(planned, baseline.noscan, how)
@@ -91,14 +91,14 @@ def update(
     planned: dict[str, Specs] = {}
     _check_update(path, before, traces, noscan)
     known = Baseline(path, {}) if before is None else before
-    given = {spec.label: spec for spec in specs}
     of_all = {label: run for kept in known.traces.values() for label, run in kept.runs.items()}
     for trace in traces or map(known.located, known.traces):
         name = named(trace, path)
         try:
             _look_at(known, name, trace, how)
             runs = known.traces[name].runs if name in known.traces else of_all
-            planned[trace] = given or specs_of(runs) or {text: find(text)[0] for text in DEFAULT_ALLOCATORS}
+            default = [find(text)[0] for text in DEFAULT_ALLOCATORS]
+            planned[trace] = _by_label(trace, specs) or specs_of(runs) or _by_label(trace, default)
         except HarnessError as fault:
             faults.append(fault)
     noscan = known.noscan if noscan is None else noscan
@@ -155,8 +155,15 @@ def specs_of(runs: Mapping[str, KeptRun]) -> dict[str, Spec]:
                 f"{label}: the baseline has an option {gone[0]!r} that {run.allocator} no longer has; "
                 f"make it anew with --update -a {run.allocator}"
             )
-        found[label] = replace(spec, options={**spec.options, **run.options})
+        options = {**spec.options, **run.options}
+        found[label] = replace(spec, options=options, given=frozenset(run.options))
     return found
+
+
+def _by_label(path: str, specs: Sequence[Spec]) -> Specs:
+    """Return allocators by the labels that their runs of a trace will have."""
+    metadata = TraceReader(path).metadata if specs else {}
+    return {spec.label: spec for each in specs for spec in (each.for_trace(metadata),)}
 
 
 def _carried_out(

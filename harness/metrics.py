@@ -2,7 +2,8 @@
 
 Every number that is printed is defined here once, in DEFINITIONS and the lists beside it: its name, its unit,
 the formula in words and the function that computes it. docs/metrics.md is made of the same definitions
-(metrics_page.py). A ratio over nothing is None, and so is what needs a number that nobody knows.
+(metrics_page.py). A ratio over nothing is None, and so is what needs a number that nobody knows: all that is
+reckoned from R, where a trace does not know what was asked for.
 """
 
 from __future__ import annotations
@@ -537,10 +538,34 @@ UNKNOWN_RESULT: Mapping[str, Any] = {
 }
 
 
-def summary(trace: Mapping[str, Any], result: Mapping[str, Any], floor: Parts) -> dict[str, Number]:
-    """Return the metrics of a whole run by name, in the order of their definitions."""
+# Where R stands in the evidence: all that is None where the sizes of a trace are not what was asked for.
+_REQUESTED_OF_TRACE = ("peak_requested_bytes", "end_requested_bytes", "requested_sum")
+_REQUESTED_OF_RESULT = ("requested_at_peak_committed",)
+_REQUESTED_OF_SAMPLES = ("requested", "peak_requested")
+
+
+def summary(
+    trace: Mapping[str, Any], result: Mapping[str, Any], floor: Parts, *, knows_requests: bool = True
+) -> dict[str, Number]:
+    """Return the metrics of a whole run by name, in the order of their definitions.
+
+    `knows_requests` says whether the trace's sizes are what the program asked for.
+    """
+    if not knows_requests:
+        trace = {**trace, **dict.fromkeys(_REQUESTED_OF_TRACE)}
+        result = {**result, **dict.fromkeys(_REQUESTED_OF_RESULT)}
     evidence = Evidence(trace, result, floor)
     return {name: metric.compute(evidence) for name, metric in DEFINITIONS.items()}
+
+
+def samples_of_trace(
+    samples: Mapping[str, Sequence[int | None]], *, knows_requests: bool = True
+) -> dict[str, list[int | None]]:
+    """Return what samples say of the trace, without R where nobody knows it."""
+    return {
+        name: list(values) if knows_requests or name not in _REQUESTED_OF_SAMPLES else [None] * len(values)
+        for name, values in samples.items()
+    }
 
 
 def over_samples(samples: Mapping[str, Sequence[int | None]]) -> dict[str, Number]:
@@ -615,9 +640,9 @@ CLASS_COLUMNS: Sequence[Column] = (
     Column("span_return_rate", "share", "spans_returned / spans_requested"),
     Column("allocations", "count", "by the program, over the whole trace"),
     Column("live_objects", "count", "slots that hold an object of the program"),
-    Column("requested_bytes", "bytes", "what the program asked for of these"),
+    Column("requested_bytes", "bytes", "what the program asked for of these; null where nobody knows it"),
     Column("live_bytes", "bytes", "their slots"),
-    Column("rounding_bytes", "bytes", "live - requested - headers"),
+    Column("rounding_bytes", "bytes", "live - requested - headers; likewise"),
     Column("header_bytes", "bytes", "within live"),
     Column("dead_bytes", "bytes", "slots not yet swept"),
     Column("front_end_bytes", "bytes", "free slots in caches of threads or Ps"),
@@ -625,7 +650,7 @@ CLASS_COLUMNS: Sequence[Column] = (
     Column("central_bytes", "bytes", "free slots of spans in central lists"),
     Column("tail_bytes", "bytes", "tails of its spans"),
     Column("lock_acquisitions", "count", "of the class's own lock, likewise (TCMalloc: transfer, central)"),
-    Column("waste_bytes", "bytes", "rounding + headers + dead + free slots + tails"),
+    Column("waste_bytes", "bytes", "rounding + headers + dead + free slots + tails, of these what is known"),
     Column("waste_share", "share", "of the waste of all classes"),
     Column(
         "occupancy_spans",
@@ -657,20 +682,30 @@ SAMPLE_COLUMNS: Sequence[Column] = (
 
 
 def class_waste_bytes(row: Mapping[str, Any]) -> int:
-    """Return what one size class holds beyond what the program asked for of it, in bytes."""
-    return sum(int(row[name]) for name in CLASS_PARTS) - int(row["requested_bytes"])
+    """Return what one size class holds beyond what the program asked for of it, in bytes.
+
+    Where that is unknown, what it holds beyond its objects' slots, and the headers in these.
+    """
+    asked = row["requested_bytes"]
+    kept = row["live_bytes"] - row["header_bytes"] if asked is None else asked
+    return sum(int(row[name]) for name in CLASS_PARTS) - int(kept)
 
 
-def with_shares(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the classes that were used, each with what follows from its columns."""
+def with_shares(classes: Sequence[Mapping[str, Any]], *, knows_requests: bool = True) -> list[dict[str, Any]]:
+    """Return the classes that were used, each with what follows from its columns.
+
+    `knows_requests` says whether the trace's sizes are what the program asked for.
+    """
     used = [row for row in classes if row["allocations"] or row["spans"]]
+    if not knows_requests:
+        used = [{**row, "requested_bytes": None} for row in used]
     wastes = [class_waste_bytes(row) for row in used]
     of_all = sum(wastes)
     rows = []
     for row, waste in zip(used, wastes, strict=True):
         derived = {
             "span_return_rate": ratio(row["spans_returned"], row["spans_requested"]),
-            "rounding_bytes": row["live_bytes"] - row["requested_bytes"] - row["header_bytes"],
+            "rounding_bytes": difference(row["live_bytes"] - row["header_bytes"], row["requested_bytes"]),
             "waste_bytes": waste,
             "waste_share": ratio(waste, of_all),
         }

@@ -21,7 +21,9 @@ who holds each mapped byte:
 
 V (`mapped`) = A + D + F + T + C + W + H + U + N, and P (`committed`) = V - U. The *peak* is the first event
 of most committed bytes. Maxima, means and sums are over all events, not over samples; a real library, which
-can be asked at samples only, says so in a note. A ratio over nothing is null, and so is what nobody knows.
+can be asked at samples only, says so in a note. A ratio over nothing is null, and so is what nobody knows: R,
+and all that is reckoned from it, where a [trace](reference/traces.md#what-a-trace-may-not-know) has sizes
+from size classes alone.
 
 # A run's summary
 

@@ -246,8 +246,9 @@ def footprint(result: TraceRuns, look: Look) -> Figure:
         if course.resident is not None and course.resident <= highest:
             axes.axhline(course.resident / divisor, color=_LINE, linewidth=1.2, linestyle=":")
         halo = [withStroke(linewidth=3.0, foreground="white")]
-        requested = _scaled(course.requested, divisor)
-        axes.plot(x, requested, color=_LINE, linewidth=1.3, path_effects=halo)
+        if course.requested:
+            requested = _scaled(course.requested, divisor)
+            axes.plot(x, requested, color=_LINE, linewidth=1.3, path_effects=halo)
         axes.set_xlim(0, (longest or 1) / along)
         axes.set_ylim(0, 1.05 * highest / divisor or 1)
     page.label(label, unit)
@@ -320,7 +321,7 @@ def waste(result: TraceRuns, look: Look) -> Figure:
         axes.set_xlabel(unit)
         ends = [0.0] * len(rows)
         for name, tint in causes.items():
-            widths = [max(int(row[f"{name}_bytes"]), 0) / divisor for row in rows]
+            widths = [max(int(row[f"{name}_bytes"] or 0), 0) / divisor for row in rows]
             axes.barh(range(len(rows)), widths, left=ends, color=tint.colour, height=0.72)
             ends = [end + width for end, width in zip(ends, widths, strict=True)]
         for place, (row, end) in enumerate(zip(rows, ends, strict=True)):
@@ -379,8 +380,8 @@ class _Course:
     """
 
     x: list[float]  # Events, or nanoseconds since the first sample.
-    requested: list[int]
-    committed: list[int]  # Empty where it is unknown.
+    requested: list[int]  # Empty where it is unknown.
+    committed: list[int]  # Likewise.
     resident: int | None  # At its most.
     layers_x: list[float]
     layers: dict[Tint, list[int]]  # From the bottom up.
@@ -393,6 +394,7 @@ class _Course:
         moments = [floor, *({name: samples[name][k] for name in floor} for k in range(len(x) - 1))]
         committed = [metrics.committed_bytes(floor), *metrics.committed_over_time(samples)]
         known = [value for value in committed if value is not None]
+        requested = [value for value in samples["peak_requested"] if value is not None]
         layers_x = list(x)
         if len(known) < len(committed):
             known = []
@@ -404,7 +406,7 @@ class _Course:
         resident = run.summary.get("peak_resident_bytes")
         return cls(
             x=x,
-            requested=[0, *(value or 0 for value in samples["peak_requested"])],
+            requested=[0, *requested] if len(requested) == len(x) - 1 else [],
             committed=known,
             resident=None if resident is None else int(resident),
             layers_x=layers_x,
@@ -414,7 +416,7 @@ class _Course:
     @property
     def highest(self) -> int:
         """Return the most bytes that the program or the allocator held."""
-        return max(*self.requested, *self.committed)
+        return max([0, *self.requested, *self.committed])
 
 
 def _layers(moments: Sequence[Mapping[str, int | None]]) -> dict[Tint, list[int]]:
@@ -445,7 +447,8 @@ def _footprint_legend(courses: Sequence[_Course]) -> list[Artist]:
     legend: list[Artist] = [
         _patch(tint) for tint in (*TIERS.values(), UNTOLD) if any(tint in course.layers for course in courses)
     ]
-    legend.append(Line2D([], [], label="requested", color=_LINE, linewidth=1.6))
+    if any(course.requested for course in courses):
+        legend.append(Line2D([], [], label="requested", color=_LINE, linewidth=1.6))
     if any(course.committed for course in courses):
         legend.append(Line2D([], [], label="committed", color=_PALE_LINE, linewidth=0.9))
     if any(course.resident is not None for course in courses):

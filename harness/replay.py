@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from queue import Queue
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from harness.trace import (
     TraceReader,
     unnoticed,
 )
+from harness.trace_knowledge import EXACT, Knowledge
 
 _UNKNOWN = -1
 
@@ -69,6 +70,8 @@ def replay(
     library that fails costs its own run alone, which says so; where no run is left, its fault is raised.
     """
     reader = TraceReader(path)
+    specs = [spec.for_trace(reader.metadata) for spec in specs]
+    knowledge = Knowledge.of(reader.metadata)
     # Arrow's own threads decode sooner and cost more in all: they are for cores that have nothing to do.
     has_idle_cores = _usable_cores() > len(specs) + 1
     checked = reader.checked(settings.noscan, settings.batch_events, use_threads=has_idle_cores)
@@ -88,8 +91,12 @@ def replay(
         totals = checked.totals()
         if settings.census:
             _take_censuses(path, runners, settings, progress)
-        warnings = [text for text in (settings.noscan.assumption(reader.has_noscan),) if text]
-        runs = [runner.finish(totals, sampler, warnings) for runner in runners]
+        assumption = settings.noscan.assumption(reader.has_noscan)
+        warnings = [f"the trace: {text}" for text in reader.metadata.get("losses", ())]
+        warnings += knowledge.warnings()
+        warnings += [assumption] if assumption else []
+        told = _Told(totals, sampler.columns, knowledge, warnings)
+        runs = [runner.finish(told) for runner in runners]
         _compare_settings(runners, runs)
     except BaseException:
         for runner in runners:
@@ -104,6 +111,7 @@ def replay(
         "path": path,
         "digest": reader.metadata.get("digest"),
         "synthetic": reader.metadata.get("synthetic", False),
+        **_less_than_exact(reader.metadata),
         **totals,
     }
     return TraceRuns(trace, runs)
@@ -121,8 +129,11 @@ def survey(
 
     `watch` is shown every batch, cut after the last event of all. Raises as replay() does.
     """
-    checked = TraceReader(path).checked(settings.noscan, settings.batch_events)
-    surveyors = [_Surveyor(spec, count) for spec, count in zip(specs, events, strict=True)]
+    reader = TraceReader(path)
+    checked = reader.checked(settings.noscan, settings.batch_events)
+    surveyors = [
+        _Surveyor(spec.for_trace(reader.metadata), count) for spec, count in zip(specs, events, strict=True)
+    ]
     left = max(events, default=0)
     with _Crew(surveyors) if left >= _WORTH_A_THREAD_EVENTS else _Alone(surveyors) as crew:
         for batch in checked:
@@ -137,6 +148,13 @@ def survey(
             progress(taken)
             left -= taken
     return [surveyor.census() for surveyor in surveyors]
+
+
+def _less_than_exact(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result repeats of a trace that does not know all deaths and sizes exactly."""
+    found = {name: metadata[name] for name in ("sizes", "sizes_known") if metadata.get(name, EXACT) != EXACT}
+    # By a name of its own, for `frees` is how many there are.
+    return found | ({"frees_seen_by": metadata["frees"]} if metadata.get("frees", EXACT) != EXACT else {})
 
 
 def _take_censuses(path: str, runners: Sequence[_Runner], settings: Settings, progress: Progress) -> None:
@@ -353,6 +371,15 @@ class _Sampler:
         return local
 
 
+class _Told(NamedTuple):
+    """What the runs of a trace have in common, once it was read."""
+
+    totals: dict[str, int]
+    samples: dict[str, list[int | None]]
+    knowledge: Knowledge
+    warnings: list[str]
+
+
 class _Surveyor:
     """One allocator on its way to the event at which its spans are looked at."""
 
@@ -447,17 +474,18 @@ class _Runner:
         if hasattr(self.allocator, "close"):
             self.allocator.close()
 
-    def finish(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
+    def finish(self, trace: _Told) -> Run:
         """Return the run."""
         if self._placements is not None:
             self._placements.commit()
         run = None
         if self.failure is None:
             with self._keeping_others():
-                run = self._run(totals, sampler, warnings)
-        return self._failed_run(totals) if run is None else run
+                run = self._run(trace)
+        return self._failed_run(trace) if run is None else run
 
-    def _run(self, totals: dict[str, int], sampler: _Sampler, warnings: list[str]) -> Run:
+    def _run(self, trace: _Told) -> Run:
+        totals, knows_requests = trace.totals, trace.knowledge.knows_requests
         result: dict[str, Any] = self.allocator.result()
         result["timing"] = result.get("timing") or costs.modelled(
             result["counters"], totals, self._cost_table
@@ -472,28 +500,32 @@ class _Runner:
                 then | {name: ever[name] for name in metrics.CLASS_COUNTS}
                 for then, ever in zip(self.census.class_rows(), result["classes"], strict=True)
             ]
-        warnings = [*warnings, *(f"{self.spec.label}: {text}" for text in self._assumed(totals, result))]
+        assumed = self.spec.assumed_of_trace() + self._assumed(totals, result)
+        warnings = [*trace.warnings, *(f"{self.spec.label}: {text}" for text in assumed)]
         if result.get("over") == "samples":
             warnings.append(_OVER_SAMPLES)
         return Run(
             **self._identity(),
-            summary=metrics.summary(totals, result, floor),
+            summary=metrics.summary(totals, result, floor, knows_requests=knows_requests),
             footprint={"floor": floor, "peak": result["peak_footprint"], "end": result["end_footprint"]},
             counters=result["counters"],
-            classes=metrics.with_shares(result["classes"]),
-            samples=sampler.columns | self._sample_columns(),
+            classes=metrics.with_shares(result["classes"], knows_requests=knows_requests),
+            samples=metrics.samples_of_trace(trace.samples, knows_requests=knows_requests)
+            | self._sample_columns(),
             warnings=warnings,
             timing=result["timing"],
             peak_event=result.get("peak_committed_event"),
             stats_text=self.allocator.stats_text() if self._stats_text else None,
         )
 
-    def _failed_run(self, totals: dict[str, int]) -> Run:
+    def _failed_run(self, trace: _Told) -> Run:
         nothing = dict.fromkeys(Footprint._fields)
         result = {**metrics.UNKNOWN_RESULT, "peak_footprint": nothing, "end_footprint": nothing}
         return Run(
             **self._identity(),
-            summary=metrics.summary(totals, result, nothing),
+            summary=metrics.summary(
+                trace.totals, result, nothing, knows_requests=trace.knowledge.knows_requests
+            ),
             footprint={"floor": nothing, "peak": nothing, "end": nothing},
             counters={},
             classes=[],

@@ -220,11 +220,56 @@ def _spread_text(found: Report, form: str) -> str:
     return table(cells, ["", "model", "real, least", "median", "most", ""], form, left=1)
 
 
+def _recording_text(found: Report, form: str) -> str:
+    """Return a comparison with one recording: what it comes to, what that is made of, and why they differ."""
+    cells = []
+    for each in found.spreads:
+        text = bytes_text if each.name.endswith("_bytes") else "{:,.0f}".format
+        (real,) = each.runs
+        verdict = "" if each.margin is None else "within" if each.within else "BEYOND"
+        bound = "" if each.margin is None else f"{each.margin:.0%}"
+        difference = f"{each.model / real - 1:+.1%}" if real else _NOTHING
+        cells.append([_plain_heading(each.name), text(real), text(each.model), difference, bound, verdict])
+    judged = max((each.margin for each in found.spreads if each.margin is not None), default=0.0)
+    verdict = f"within {judged:.0%} of the recording" if found.agrees else "BEYOND what is allowed"
+    head = f"{found.trace}: {found.events:,} events, compared at {found.checkpoints:,} moments"
+    texts = [
+        prose(form, head, f"{found.model} against {found.truth}"),
+        table(cells, ["", "real", "model", "difference", "allowed", ""], form, left=1, words=1),
+    ]
+    for each_table in found.tables:
+        rows = [
+            [_recorded_cell(heading, cell) for heading, cell in zip(each_table.headings, row, strict=True)]
+            for row in each_table.rows[: each_table.shown]
+        ]
+        title = each_table.title
+        if len(each_table.rows) > each_table.shown:
+            title += f": {each_table.shown} of {len(each_table.rows):,}"
+        headings = [_plain_heading(name) for name in each_table.headings]
+        texts += [prose(form, title), table(rows, headings, form, left=1)]
+    texts += [prose(form, f"note: {text}") for text in found.notes]
+    return "\n\n".join([*texts, prose(form, verdict)])
+
+
+def _plain_heading(name: str) -> str:
+    return name.removesuffix("_bytes").replace("_", " ")
+
+
+def _recorded_cell(heading: str, cell: str | float) -> str:
+    if isinstance(cell, str):
+        return cell
+    if heading.endswith("_bytes"):
+        return bytes_text(cell)
+    return f"{cell:,.1f}" if isinstance(cell, float) else f"{cell:,}"
+
+
 def _conformance_text(found: Report, form: str) -> str:
+    if found.tables:
+        return _recording_text(found, form)
     if found.spreads:
         runs = len(found.spreads[0].runs)
         head = f"{found.trace}: {found.events:,} events, {runs} runs of the real one"
-        margin = f"within the real runs, widened by {found.spreads[0].margin:.0%}"
+        margin = f"within the real runs, widened by {found.spreads[0].margin or 0:.0%}"
         verdict = margin if found.agrees else f"NOT {margin}"
         heading = prose(form, head, f"{found.model} against {found.truth}")
         return "\n\n".join([heading, _spread_text(found, form), prose(form, verdict)])

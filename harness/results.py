@@ -67,6 +67,11 @@ class Run:
     stats_text: str | None = None  # What the allocator prints of itself at the end, where it was asked for.
 
     @property
+    def knows_requests(self) -> bool:
+        """Whether what the program asked for is known; a trace may have sizes from size classes alone."""
+        return self.summary["peak_requested_bytes"] is not None
+
+    @property
     def has_census(self) -> bool:
         """Whether the classes are those of the peak itself, and say how full their spans are."""
         return any("occupancy_spans" in row for row in self.classes)

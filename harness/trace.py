@@ -42,7 +42,14 @@ _ROW_GROUP_EVENTS = 1 << 20
 # Columns are read through buffers of this size; pre-buffering would keep every row group that was read.
 _READ_BYTES = 1 << 18
 
+# What Arrow raises where a file is damaged: ValueError at names that are no UTF-8, MemoryError where the file
+# asks for more than there is.
+DAMAGE = (OSError, pa.ArrowException, ValueError, MemoryError)
+
 RawColumns = dict[str, NDArray[Any]]
+
+# What the writer says of a trace itself, and nobody else may say.
+_WRITERS_OWN = ("schema", "object", "noscan", "events", "digest")
 
 # Called with the number of events that were just done.
 Progress = Callable[[int], None]
@@ -96,9 +103,9 @@ class TraceReader:
         self.path = path
         try:
             self._file = pq.ParquetFile(_source(path), pre_buffer=False, buffer_size=_READ_BYTES)
-        except (OSError, pa.ArrowException) as error:
+            self.schema = self._file.schema_arrow
+        except DAMAGE as error:
             raise TraceError(f"{path}: {reason(path, error)}") from error
-        self.schema = self._file.schema_arrow
         self.events: int = self._file.metadata.num_rows
         self.metadata = self._metadata()
         self.columns = [name for name in COLUMNS if name in self.schema.names]
@@ -141,7 +148,7 @@ class TraceReader:
                     batch,
                     decoded,
                 )  # So that the next one is decoded into their memory, still cached.
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGE as error:
             raise TraceError(f"{self.path}: row {row} or after: {reason(self.path, error)}") from error
         if row != self.events:
             raise TraceError(
@@ -293,12 +300,11 @@ class TraceWriter:
             "noscan": "known" if "noscan" in names else "unknown",
             "sizes": sizes,
             "frees": frees,
-            **(extra or {}),
         }
+        self.describe(extra or {}, sites)
         # Loaded here, since who reads a trace does without.
         from concurrent.futures import ThreadPoolExecutor
 
-        self.sites = sites  # May be given as late as before the block ends.
         self._hashes = {name: hashlib.sha256() for name in names}
         self._pending: list[pa.RecordBatch] = []
         self._pending_events = 0
@@ -355,6 +361,11 @@ class TraceWriter:
         self._pending_events += batch.num_rows
         if self._pending_events >= _ROW_GROUP_EVENTS:
             self._flush()
+
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Say what is known of the trace now, before the block ends; what the writer knows itself is left."""
+        self._metadata |= {name: value for name, value in metadata.items() if name not in _WRITERS_OWN}
+        self.sites = sites
 
     def abort(self) -> None:
         """Leave nothing behind."""

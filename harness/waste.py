@@ -1,8 +1,9 @@
 """Explains a run's waste at its peak: by what it is caused, which classes have it, and that in words.
 
 Needs a run with a census (replay.Settings.census), whose class rows are those of the peak: then what the rows
-hold, and what no class holds, add up to the run's waste_bytes exactly. Nothing here prints; waste_report.py
-makes tables of it.
+hold, and what no class holds, add up to the run's waste_bytes exactly. Where nobody knows what was asked for,
+rounding is None, and the rest adds up to what is committed beyond the objects' slots, and headers in these.
+Nothing here prints; waste_report.py makes tables of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import AllocatorError, HarnessError
-from harness.metrics import Parts, ratio
+from harness.metrics import Number, Parts, ratio
 from harness.results import Run, TraceRuns
 
 # What makes committed memory larger than what was asked for: the name, how a table heads it, how a sentence
@@ -29,6 +30,9 @@ CAUSES: Mapping[str, tuple[str, str]] = {
     "runtime": ("runtime", "what the process itself holds"),
 }
 
+# What each cause has of a whole, in bytes; None is what nobody knows.
+Causes = Mapping[str, int | None]
+
 # A cause is worth a word where it makes up so much of a row's waste.
 _WORTH_A_WORD_SHARE = 0.15
 # What is said of a row in words: no more than its main causes.
@@ -43,7 +47,7 @@ class Waste:
     """
 
     name: str
-    causes: dict[str, int]
+    causes: Causes
     waste_bytes: int
     share: float | None
     words: str
@@ -55,8 +59,8 @@ class Explained:
     """A run's waste at its peak: the whole by cause, and by class with the largest first."""
 
     run: Run
-    causes: dict[str, int]
-    waste_bytes: int
+    causes: Causes
+    waste_bytes: int  # Without what nobody knows.
     rows: list[Waste]
     advice: str
 
@@ -80,20 +84,20 @@ def explain(run: Run, remedies: Mapping[str, str] | None = None) -> Explained:
 
     AllocatorError where the run has no classes, or where its parts do not add up to its waste.
     """
-    whole = run.summary["waste_bytes"]
+    whole = _whole(run)
     if run.failure is not None or not run.classes or whole is None:
         why = run.failure or "it does not tell what its size classes hold"
         raise AllocatorError(f"{run.label}: its waste cannot be explained: {why}")
     parts = [(_class_name(row), _class_causes(row), row) for row in run.classes]
     outside = outside_classes(run.footprint["peak"], run.classes)
-    causes = {name: sum(part[name] for _, part, _ in parts) + outside.get(name, 0) for name in CAUSES}
-    if sum(causes.values()) != whole:
+    causes = {name: _sum([*(part[name] for _, part, _ in parts), outside.get(name, 0)]) for name in CAUSES}
+    if known_bytes(causes) != whole:
         raise AllocatorError(
-            f"{run.label}: the waste of its parts is {sum(causes.values())} bytes, and of the whole {whole}: "
+            f"{run.label}: the waste of its parts is {known_bytes(causes)} bytes, and of the whole {whole}: "
             "was the run made with a census?"
         )
     rows = [
-        Waste(name, part, sum(part.values()), ratio(sum(part.values()), whole), _class_words(row, part), row)
+        Waste(name, part, known_bytes(part), ratio(known_bytes(part), whole), _class_words(row, part), row)
         for name, part, row in parts
     ]
     rows += [
@@ -103,6 +107,24 @@ def explain(run: Run, remedies: Mapping[str, str] | None = None) -> Explained:
     ]
     rows.sort(key=lambda each: -each.waste_bytes)
     return Explained(run, causes, int(whole), rows, _advice(run, causes, int(whole), remedies or {}))
+
+
+def known_bytes(causes: Causes) -> int:
+    """Return what the causes that are known come to."""
+    return sum(held for held in causes.values() if held is not None)
+
+
+def _whole(run: Run) -> Number:
+    """Return a run's waste at its peak, as far as it is known."""
+    committed, live = run.summary["peak_committed_bytes"], run.footprint["peak"]["live"]
+    if run.knows_requests or committed is None or live is None:
+        return run.summary["waste_bytes"]
+    return committed - live + sum(int(row["header_bytes"]) for row in run.classes)
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 # What no class holds, by the cause that it belongs to: the row's name, and its words.
@@ -124,25 +146,26 @@ def _class_name(row: Mapping[str, Any]) -> str:
     return f"{row['class']}{noscan}"
 
 
-def _class_causes(row: Mapping[str, Any]) -> dict[str, int]:
+def _class_causes(row: Mapping[str, Any]) -> Causes:
     return {name: row.get(f"{name}_bytes", 0) for name in CAUSES}
 
 
-def _class_words(row: Mapping[str, Any], causes: Mapping[str, int]) -> str:
+def _class_words(row: Mapping[str, Any], causes: Causes) -> str:
     """Return what a class's waste comes from, the main causes first."""
-    waste = sum(causes.values())
+    waste = known_bytes(causes)
     if waste <= 0:
         return "none"
-    main = sorted((name for name in causes if causes[name] > 0), key=lambda name: -causes[name])
-    worth = [name for name in main if causes[name] >= _WORTH_A_WORD_SHARE * waste] or main[:1]
+    known = {name: held for name, held in causes.items() if held}
+    main = sorted((name for name in known if known[name] > 0), key=lambda name: -known[name])
+    worth = [name for name in main if known[name] >= _WORTH_A_WORD_SHARE * waste] or main[:1]
     return "; ".join(_cause_words(name, row) for name in worth[:_CAUSES_IN_WORDS])
 
 
 def _cause_words(cause: str, row: Mapping[str, Any]) -> str:
     slot, objects = row["slot_bytes"], row["live_objects"]
-    mean = f"{row['requested_bytes'] / max(objects, 1):,.0f} B"
     counted = row[f"{cause}_bytes"] // slot if slot else 0
     if cause == "rounding":
+        mean = f"{row['requested_bytes'] / max(objects, 1):,.0f} B"
         of = f"slots of {slot:,} B" if slot else "whole pages"
         return f"{_counted(objects, 'object')} of {mean} in the mean take {of}"
     if cause == "header":
@@ -175,12 +198,14 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _advice(run: Run, causes: Mapping[str, int], whole: int, remedies: Mapping[str, str]) -> str:
+def _advice(run: Run, causes: Causes, whole: int, remedies: Mapping[str, str]) -> str:
     """Return in words what the waste is, most of all, and what to try."""
     if whole <= 0:
         return "nothing is wasted"
-    main = max(causes, key=lambda name: causes[name])
-    text = f"{causes[main] / whole:.0%} of the waste is {CAUSES[main][1]}"
+    known = {name: held for name, held in causes.items() if held is not None}
+    main = max(known, key=lambda name: known[name])
+    of = "the waste" if len(known) == len(causes) else "the waste that is known"
+    text = f"{known[main] / whole:.0%} of {of} is {CAUSES[main][1]}"
     if main in remedies:
         text += f": {remedies[main]}"
     headroom, committed = run.summary.get("gc_headroom_bytes"), run.summary["peak_committed_bytes"]

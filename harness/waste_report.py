@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.metrics import ratio
 from harness.report import bytes_text, count_text, percent_text, prose, rows_csv, table
 from harness.waste import CAUSES, Explained, Waste
 
@@ -61,7 +62,7 @@ def _csv_rows(trace: Mapping[str, Any], found: Explained) -> list[dict[str, Any]
     return [
         {"trace": trace["path"], "allocator": found.run.label, "name": row.name}
         | {"waste_bytes": row.waste_bytes, "share": row.share}
-        | {f"{name}_bytes": row.causes.get(name, 0) for name in CAUSES}
+        | {f"{name}_bytes": row.causes.get(name, 0) for name in CAUSES}  # None is an empty cell.
         | {"words": row.words}
         for row in found.rows
     ]
@@ -72,12 +73,12 @@ def _run_text(trace: Mapping[str, Any], found: Explained, form: str, top: int) -
     committed = run.summary["peak_committed_bytes"]
     head = (
         f"{trace['path']}: {run.label} wastes {bytes_text(found.waste_bytes)} of {bytes_text(committed)} "
-        f"committed at its peak"
+        f"committed at its peak{_unknown_text(found)}"
     )
     causes = [
-        [heading, bytes_text(found.causes[name]), percent_text(found.causes[name] / found.waste_bytes)]
+        [heading, bytes_text(held), percent_text(ratio(held, found.waste_bytes))]
         for name, (heading, _) in CAUSES.items()
-        if found.causes[name]
+        if (held := found.causes[name]) != 0
     ]
     texts = [
         prose(form, head),
@@ -90,6 +91,13 @@ def _run_text(trace: Mapping[str, Any], found: Explained, form: str, top: int) -
         rest = sum(row.waste_bytes for row in found.rows[len(rows) :])
         texts.append(prose(form, f"and {more:,} more with {bytes_text(rest)} (--top)"))
     return "\n\n".join(texts)
+
+
+def _unknown_text(found: Explained) -> str:
+    unknown = [CAUSES[name][1] for name, held in found.causes.items() if held is None]
+    if not unknown:
+        return ""
+    return f", and by {' and by '.join(unknown)} what nobody knows: the trace does not have every size"
 
 
 def _paragraph(text: str, form: str) -> str:

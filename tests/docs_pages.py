@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library_support import needs_library, needs_tcmalloc
+from recorder_support import needs_tool
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -36,6 +37,9 @@ _BLOCK = re.compile(
 _FOLDERS = ("allocators", "harness", "results", "tests", "traces")
 _RECORDED = ROOT / "traces" / "git-log.parquet"
 _MARK = "== a block begins =="
+
+# Programs that a block may need; what else it names is a library or Go.
+_TOOLS = ("gcc", "heaptrack", "valgrind")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def ask_for(need: str) -> None:
     """Skip the test, or fail it in CI, where what a block needs is not there."""
     if need == "libtcmalloc":
         needs_tcmalloc()
+    elif need in _TOOLS:
+        needs_tool(need)
     elif need != "go":  # Go comes with the development dependencies.
         needs_library(need)
 

@@ -171,12 +171,17 @@ class Entry:
         return lambda options, against, events: self._made
 
 
+def registered(made):
+    """Entry points of which one makes the given subjects, and none reads recordings."""
+    return lambda group: [Entry(made)] if group == conformance.ENTRY_POINT_GROUP else []
+
+
 @pytest.fixture
 def subjects(monkeypatch):
     """Registers a model and a truth, as the backend ideal's."""
 
     def register(model, truth):
-        monkeypatch.setattr(conformance, "entry_points", lambda group: [Entry((model, truth))])
+        monkeypatch.setattr(conformance, "entry_points", registered((model, truth)))
         return model, truth
 
     return register
@@ -205,7 +210,7 @@ def wandering(monkeypatch):
     """Registers a real thing that does not repeat itself, as the backend ideal's."""
 
     def register(*real):
-        monkeypatch.setattr(conformance, "entry_points", lambda group: [Entry(Wandering(*real))])
+        monkeypatch.setattr(conformance, "entry_points", registered(Wandering(*real)))
 
     return register
 

@@ -61,6 +61,7 @@ def test_a_tier_includes_no_python_header(path):
         "report",
         "results",
         "thresholds",
+        "trace_knowledge",
     ],
 )
 def test_numbers_and_tables_need_neither_arrow_nor_native_code(name):

@@ -53,6 +53,9 @@ class Go(NativeAllocator):
         "runtime": "start-up objects, stacks and work buffers; less of it with go:start=bare",
     }
 
+    # Its own collections are in the trace.
+    COLLECTED_TRACE_OPTIONS: ClassVar[Mapping[str, str]] = {"gogc": "off"}
+
     def __init__(
         self,
         *,
@@ -104,6 +107,11 @@ class Go(NativeAllocator):
         options.metadata_bytes = begin.metadata_bytes if begin else METADATA_BYTES
         self._fresh = partial(_Go, options=options, snapshot=begin.to_native() if begin else None)
         super().__init__(self._fresh())
+
+    @property
+    def has_greentea(self) -> bool:
+        """Whether green tea marks."""
+        return self._greentea
 
     def warnings(self) -> list[str]:
         """Return what was assumed so that a program not written in Go could run on Go's heap."""

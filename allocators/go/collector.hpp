@@ -92,7 +92,7 @@ class Collector {
       pacer_.revise(heap_.memory());
       return;
     }
-    if (!due()) return;
+    if (follows_recording_ || !due()) return;
     start(running);
     if (options_.mode != CollectorMode::kConcurrent) terminate(running);
   }
@@ -100,7 +100,7 @@ class Collector {
   // malloc.go: deductAssistCredit, before each allocation while marking.
   void deduct_assist_credit(P& running, std::uint64_t bytes) {
     running.assist_bytes -= static_cast<std::int64_t>(bytes);
-    if (running.assist_bytes < 0) assist(running);
+    if (running.assist_bytes < 0 && !follows_recording_) assist(running);
   }
 
   // What is allocated while marking is marked (gcmarknewobject). Slots of cached spans are, when these are
@@ -123,6 +123,22 @@ class Collector {
     sweeper_.finish();
     if (options_.mode == CollectorMode::kConcurrent) free_work_buffers();
     renew_trigger();
+  }
+
+  // Of a real process somebody may know when its cycles began and ended to mark. From the first call on no
+  // other begins or ends, and nobody assists; what is swept, and when, remains the model's to say.
+  void begin_recorded_cycle(P& running) {
+    follows_recording_ = true;
+    if (marking_) terminate(running);
+    start(running);
+  }
+  // sweeps: whether the cycle is runtime.GC's, which returns when all is swept.
+  void end_recorded_cycle(P& running, bool sweeps) {
+    if (!marking_) return;
+    terminate(running);
+    if (!sweeps) return;
+    sweeper_.finish();
+    free_work_buffers();
   }
 
   harness::Ticker ticker() const { return clock_.ticker(); }
@@ -194,7 +210,7 @@ class Collector {
   void start(P& running) {
     sweeper_.finish();
     ++counters_.cycles;
-    if (pacer_.gogc() >= 0) force_gc_ns_ = kAtOnce;
+    if (pacer_.gogc() >= 0 && !follows_recording_) force_gc_ns_ = kAtOnce;
     pacer_.start_cycle();
     settle();
     work_ = mark(heap_);
@@ -315,12 +331,12 @@ class Collector {
     const std::size_t idle = options_.procs - busy;
     const double now = this->now(busy);
     if (marking_) {
-      mark_in_background(now, idle);
+      if (!follows_recording_) mark_in_background(now, idle);
     } else if (sweeper_.sweeping() || !work_buffers_.empty()) {
       sweep_in_background(now, idle);
     }
     worked_until_ns_ = std::max(worked_until_ns_, now);
-    if (marking_ && work_left_ <= 0) terminate(running);
+    if (marking_ && work_left_ <= 0 && !follows_recording_) terminate(running);
     if (options_.scavenge_in_background) scavenge_in_background(now);
     if (idle == 0 && now - slice_start_ns_ >= kTimeSliceNs) slice_start_ns_ = this->now(busy);
   }
@@ -421,6 +437,7 @@ class Collector {
   std::vector<std::uint64_t> stack_scans_;
   std::int64_t force_gc_ns_ = kNever;  // kAtOnce: to be learnt from the next event.
   bool recording_cycles_ = false;
+  bool follows_recording_ = false;
   std::vector<std::array<std::uint64_t, 3>> cycle_history_;
 
   // Of the running cycle.

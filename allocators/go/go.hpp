@@ -232,6 +232,13 @@ class Go {
     collector_.collect(*running_);
   }
 
+  // A cycle at the times that a real process's had (collector.hpp).
+  void begin_recorded_cycle() {
+    if (running_ == nullptr) p_of(0);
+    collector_.begin_recorded_cycle(*running_);
+  }
+  void end_recorded_cycle(bool sweeps) { collector_.end_recorded_cycle(*running_, sweeps); }
+
   void thread_end(std::uint16_t thread) {
     if (p_by_thread_[thread] != nullptr) {
       p_by_thread_[thread] = nullptr;

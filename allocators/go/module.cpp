@@ -173,6 +173,10 @@ NB_MODULE(_go, m) {
       .def("chunks", &chunks_of)
       .def("processors", &processors_of)
       .def("central", &central_of)
+      .def("begin_recorded_cycle", [](Replay& self) { self.allocator().begin_recorded_cycle(); })
+      .def(
+          "end_recorded_cycle",
+          [](Replay& self, bool sweeps) { self.allocator().end_recorded_cycle(sweeps); }, nb::arg("sweeps"))
       .def("record_cycles", [](Replay& self, bool on) { self.allocator().collector().record_cycles(on); })
       .def("take_cycles", [](Replay& self) { return self.allocator().collector().take_cycles(); })
       .def("set_stack_scans", [](Replay& self, std::vector<std::uint64_t> bytes) {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.allocator import ALLOC, CALLOC, REALLOC, SAMPLE_COLUMNS, Bytes, EventBatch, Footprint
 from harness.errors import AllocatorError
 
-from . import AUTO_PROCS, MAX_PROCS
+from . import AUTO_PROCS, MAX_PROCS, Go
 from .runtime import Manner, Outcome, Spool, StockProcess, find_toolchain, find_version, stock
 
 _UNKNOWN = -1
@@ -30,6 +30,7 @@ class RealGo:
     version = "installed"
     kind = "library"
     models = "go"
+    COLLECTED_TRACE_OPTIONS = Go.COLLECTED_TRACE_OPTIONS
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ _FLAGS = (
 
 _LIBRARY = "libtcmalloc_minimal.so.4"
 
+# Longer than the longest build takes on one slow core.
+_BUILD_SECONDS = 1800
+
 
 def find_library(name: str) -> Path | None:
     """Return the shared library that the dynamic linker knows by a name like ``libjemalloc.so.2``."""
@@ -79,12 +82,16 @@ def _built(program: str, sources: list[Path]) -> Path:
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as temporary:
         output = Path(temporary) / program
-        done = subprocess.run(
-            [compiler, *_FLAGS, *map(str, sources), "-o", str(output), "-ldl"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [compiler, *_FLAGS, *map(str, sources), "-o", str(output), "-ldl"],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_BUILD_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise AllocatorError(f"{program} was not compiled within {_BUILD_SECONDS} s") from error
         if done.returncode != 0 and "gperftools/" in done.stderr and "No such file" in done.stderr:
             raise AllocatorError(f"gperftools' headers are not installed; {_REMEDY}")
         if done.returncode != 0:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harness.allocator import EventBatch
 from harness.errors import AllocatorError
 
+from ..watchdog import BUSY_SECONDS, Watchdog
 from .build import build_driver
 
 # The answer for a realloc that kept its block (protocol.hpp: kUnmoved).
@@ -57,13 +58,25 @@ _LONGEST_SECONDS = 300.0
 _FRAME = struct.Struct("<IIQ")
 _REPLAY, _START_THREAD, _CALL, _STATE, _FEED = range(1, 6)
 
+# What a frame asks for, in words.
+_ASKED = {
+    _REPLAY: "to carry out {count} events",
+    _START_THREAD: "to start thread {count}",
+    _CALL: "to carry out a call",
+    _STATE: "for its state",
+    _FEED: "to carry out {count} events",
+}
+
+# More processor time than an event takes whose every page is written to; answers to many come at once.
+_EVENT_SECONDS = 0.01
+
 
 class Child:
     """A program of the folder driver with a library preloaded, none where it is None, in a process group.
 
     `environment` is all of the process's environment that concerns the library. Whatever goes wrong in the
-    process is an AllocatorError, an answer that takes longer than `time_limit_seconds` too; close() ends the
-    process and all that it has started.
+    process is an AllocatorError, an answer that takes longer than `time_limit_seconds` too; without such a
+    limit, one that never comes (watchdog.py). close() ends the process and all that it has started.
     """
 
     def __init__(
@@ -78,6 +91,8 @@ class Child:
     ) -> None:
         self._name = str(library or program)
         self._time_limit_seconds = time_limit_seconds
+        self._asked = "to start"
+        self._busy_seconds = BUSY_SECONDS
         self._lock = threading.Lock()
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         preload = {} if library is None else {"LD_PRELOAD": str(library)}
@@ -109,12 +124,14 @@ class Child:
     def ask(self, kind: int, count: int, argument: int, payload: bytes | memoryview = b"") -> None:
         """Send a frame with its payload."""
         with self._lock:
-            deadline = self._deadline()
+            self._asked = _ASKED[kind].format(count=count)
+            self._busy_seconds = BUSY_SECONDS + (count * _EVENT_SECONDS if kind in (_REPLAY, _FEED) else 0)
+            impatience = self._impatience()
             try:
                 for part in (_FRAME.pack(kind, count, argument), payload):
                     view = memoryview(part)
                     while view:
-                        self._wait(self._questions, select.POLLOUT, deadline)
+                        self._wait(self._questions, select.POLLOUT, impatience, len(view))
                         view = view[os.write(self._questions, view) :]
             except OSError as error:
                 raise self._fault() from error
@@ -124,9 +141,9 @@ class Child:
         data = bytearray(length)
         view = memoryview(data)
         with self._lock:
-            deadline = self._deadline()
+            impatience = self._impatience()
             while view:
-                self._wait(self._answers, select.POLLIN, deadline)
+                self._wait(self._answers, select.POLLIN, impatience, len(view))
                 got = os.readv(self._answers, [view])
                 if not got:
                     raise self._fault()
@@ -168,24 +185,34 @@ class Child:
             self._process.returncode is not None or os.waitid(os.P_PID, self._process.pid, flags) is not None
         )
 
-    def _deadline(self) -> float | None:
+    def _impatience(self) -> Callable[[int], str]:
+        """Return what says why the process is not waited for any longer, given how much is to be moved."""
         if self._answers < 0:
             raise AllocatorError(f"{self._name}: the process has ended")
         limit = self._time_limit_seconds
-        return None if limit is None else time.monotonic() + limit
+        if limit is not None:
+            until = time.monotonic() + limit
+            late = f"no answer within {limit:g} s (time_limit_seconds)"
+            return lambda left: late if time.monotonic() > until else ""
+        watchdog = Watchdog(self._process.pid, busy_seconds=self._busy_seconds)
 
-    def _wait(self, descriptor: int, event: int, deadline: float | None) -> None:
+        def look(left: int) -> str:
+            stuck = watchdog.look(left)
+            return stuck and f"the driver's process {stuck} and was ended; it was asked {self._asked}"
+
+        return look
+
+    def _wait(self, descriptor: int, event: int, impatience: Callable[[int], str], left: int) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
         while not poll.poll(_LOOK_SECONDS * 1000):
             # What the library has started may hold the pipe open beyond the end of its own process.
             if self._has_ended():
                 raise self._fault()
-            if deadline is not None and time.monotonic() > deadline:
+            why = impatience(left)
+            if why:
                 self._kill()
-                raise AllocatorError(
-                    f"{self._name}: no answer within {self._time_limit_seconds:g} s (time_limit_seconds)"
-                )
+                raise AllocatorError(f"{self._name}: {why}")
 
     def _listen(self) -> None:
         """Keep the end of what the process prints."""

@@ -6,8 +6,8 @@ One file a format; columns.py and text.py hold what several of them need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -23,6 +23,17 @@ ENTRY_POINT_GROUP = "harness.formats"
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a trace of another format is to be read."""
+
+    lenient: bool = False  # Whether to mend and count what cannot be, not to stop at it.
+    columns: Mapping[str, str] = field(default_factory=dict)  # What the file calls a column of ours.
+
+
+AS_IT_STANDS = Reading()
+
+
 class RawTrace(Protocol):
     """An opened trace of any format; harness.trace.TraceReader is one."""
 
@@ -35,16 +46,24 @@ class RawTrace(Protocol):
         """The columns of harness-trace/1 that the trace has, the four required ones among them."""
 
     @property
-    def unknown_columns(self) -> list[str]:
+    def unknown_columns(self) -> Sequence[str]:
         """Columns that harness-trace/1 has no name for; they are not read."""
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What harness-trace/1 says of a trace, as far as this one says it."""
+        """What harness-trace/1 says of a trace, as far as this one says it; all of it after the last row."""
 
     @property
     def sites(self) -> bytes | None:
-        """The allocation sites as harness-trace/1 stores them."""
+        """The allocation sites as harness-trace/1 stores them; all of them after the last row."""
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """What of the trace harness-trace/1 cannot hold, or it never knew, in words; after the last row."""
+
+    @property
+    def repairs(self) -> Mapping[str, int]:
+        """What was mended because the reading is lenient, by kind; after the last row."""
 
     def raw_batches(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the columns as arrays of harness-trace/1's types; TraceError at the first bad row."""
@@ -64,6 +83,9 @@ class TraceSink(Protocol):
     def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Append rows; every column that was announced, of one length."""
 
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Say, after the last row, what only its reading has told of the trace."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -75,7 +97,10 @@ class Description:
 
 
 class Format(Protocol):
-    """A format of traces; an entry point names a class without parameters that offers this."""
+    """A format of traces; an entry point names a class without parameters that offers this.
+
+    One whose files have columns that a user can name (Reading.columns) has a true ``maps_columns``.
+    """
 
     suffixes: tuple[str, ...]
     keeps_metadata: bool
@@ -83,7 +108,7 @@ class Format(Protocol):
     def recognises(self, head: bytes) -> bool:
         """Say whether a file that begins so, decompressed, is likely to be of this format."""
 
-    def read(self, path: str) -> RawTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> RawTrace:
         """Open a trace; TraceError where it is none."""
 
     def write(self, path: str, description: Description) -> TraceSink:
@@ -115,7 +140,7 @@ def of_source(path: str, name: str | None = None) -> tuple[str, Format]:
     from harness.formats.text import head_of
 
     head = head_of(path)
-    known, faults = _all()
+    known, faults = installed()
     likely = {name: form for name, form in known.items() if form.recognises(head)} or known
     for each, form in likely.items():
         if _has_suffix(path, form):
@@ -129,14 +154,14 @@ def of_target(path: str, name: str | None = None) -> tuple[str, Format]:
     """Return name and format of a file to write: as named, else by its suffix."""
     if name is not None:
         return name, named(name)
-    known, faults = _all()
+    known, faults = installed()
     for each, form in known.items():
         if _has_suffix(path, form):
             return each, form
     raise HarnessError(f"{path}: its suffix belongs to no format; name it with --to {_choice(faults)}")
 
 
-def _all() -> tuple[dict[str, Format], list[str]]:
+def installed() -> tuple[dict[str, Format], list[str]]:
     """Return the formats that can be loaded, and why others cannot."""
     known: dict[str, Format] = {}
     faults: list[str] = []

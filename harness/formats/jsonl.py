@@ -1,12 +1,14 @@
 """JSON Lines traces: an object a line, its members the columns of harness-trace/1, every line the same ones.
 
-Ops are names or numbers, noscan is true or false; other members are left.
+Ops are names or numbers, noscan is true or false; other members are left. Where members have other names, or
+the reading is lenient, the file is a table for mapping.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,12 +18,13 @@ from numpy.typing import NDArray
 
 from harness.allocator import OP_NAMES
 from harness.errors import TraceError
-from harness.formats import Description
+from harness.formats import AS_IT_STANDS, Description, RawTrace, Reading
+from harness.formats.addresses import REMEDY
 from harness.formats.columns import expect_required, fault, shown
-from harness.formats.text import TextWriter, head_of, open_text, unreadable
+from harness.formats.mapping import Batch, MappedTrace, is_plain
+from harness.formats.text import HEAD_BYTES, LineBlocks, TextWriter, head_of
 from harness.trace import COLUMNS, REQUIRED
 
-_BLOCK_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 24
 
 _OPS = {name: number for number, name in OP_NAMES.items()}
@@ -35,6 +38,8 @@ class JsonLinesTrace:
         self.path = path
         self.metadata: dict[str, Any] = {}
         self.sites: bytes | None = None
+        self.losses: list[str] = []
+        self.repairs: dict[str, int] = {}
         lines = head_of(path).lstrip(_SPACE).splitlines()
         first = _parsed(path, 0, lines[0]) if lines else {}
         # A file without a line is a trace without an event.
@@ -46,37 +51,12 @@ class JsonLinesTrace:
     def raw_batches(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows, a block of the file at a time."""
         row = 0
-        for block in self._blocks():
+        for block in LineBlocks(self.path, _LONGEST_LINE_BYTES):
             columns = self._fast(block)
             if columns is None:
                 columns = self._careful(block, row)
             yield columns
             row += len(columns["op"])
-
-    def _blocks(self) -> Iterator[bytes]:
-        """Yield whole lines, together about _BLOCK_BYTES."""
-        stream = open_text(self.path)
-        rest = b""
-        while True:
-            try:
-                read = stream.read(_BLOCK_BYTES)
-            except (OSError, pa.ArrowException) as error:
-                raise unreadable(self.path, error) from error
-            end = read.rfind(b"\n") + 1
-            if not read or end:
-                block = rest + read[:end]
-                rest = read[end:]
-                if block.strip(_SPACE):
-                    yield block
-                if not read:
-                    return
-            else:
-                rest += read
-                if len(rest) > _LONGEST_LINE_BYTES:
-                    raise TraceError(
-                        f"{self.path}: found a line of more than {_LONGEST_LINE_BYTES:,} bytes, "
-                        f"expected a line an event"
-                    )
 
     def _fast(self, block: bytes) -> dict[str, NDArray[Any]] | None:
         """Parse a block in one go; None where something in it is not as it should be."""
@@ -140,19 +120,73 @@ class JsonLinesTrace:
         raise fault(self.path, row, name, shown(value))
 
 
+class JsonTable:
+    """A file of JSON objects with any members, those of any types."""
+
+    def __init__(self, path: str, *, lenient: bool) -> None:
+        self.path = path
+        self.metadata: dict[str, Any] = {}
+        self.sites: bytes | None = None
+        self._is_lenient = lenient
+        self._bad_lines = 0
+        head = head_of(path)
+        # Where no line of the head can be read, what follows may be.
+        self.names = _members(head) or (list(REQUIRED) if lenient else [])
+        # A member that only some lines have, such as a realloc's, may come late.
+        self.may_have_more = len(head) >= HEAD_BYTES
+        self._blocks = LineBlocks(path, _LONGEST_LINE_BYTES, lenient=lenient)
+
+    @property
+    def bad_rows(self) -> int:
+        """How many lines could not be read."""
+        return self._bad_lines + self._blocks.dropped_lines
+
+    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows of a block of lines at a time."""
+        row = 0
+        for block in self._blocks:
+            lines = [line for line in block.split(b"\n") if line.strip(_SPACE)]
+            rows, members = self._parsed(lines, row)
+            row += len(lines)
+            columns = {name: _column([each.get(name) for each in members]) for name in names}
+            yield Batch(np.array(rows, np.uint64), columns)
+
+    def _parsed(self, lines: list[bytes], first_row: int) -> tuple[Sequence[int], list[dict[str, Any]]]:
+        try:
+            members = json.loads(b"[" + b",".join(lines) + b"]")
+            if len(members) == len(lines) and all(isinstance(each, dict) for each in members):
+                return range(first_row, first_row + len(lines)), members
+        except (ValueError, RecursionError):
+            pass
+        rows, members = [], []
+        for row, line in enumerate(lines, first_row):
+            try:
+                members.append(_parsed(self.path, row, line))
+                rows.append(row)
+            except TraceError as error:
+                if not self._is_lenient:
+                    raise TraceError(f"{error}{REMEDY}") from error
+                self._bad_lines += 1
+        return rows, members
+
+
 class JsonLines:
     """JSON Lines, also called NDJSON."""
 
     suffixes = (".jsonl", ".ndjson")
     keeps_metadata = False
+    maps_columns = True
 
     def recognises(self, head: bytes) -> bool:
         """Look for a line that begins an object."""
         return head.lstrip(_SPACE).startswith(b"{")
 
-    def read(self, path: str) -> JsonLinesTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> RawTrace:
         """Open a file of JSON Lines."""
-        return JsonLinesTrace(path)
+        names = _members(head_of(path))
+        if is_plain(names, reading) or not (names or reading.lenient or reading.columns):
+            return JsonLinesTrace(path)
+        return MappedTrace(JsonTable(path, lenient=reading.lenient), reading)
 
     def write(self, path: str, description: Description) -> TextWriter:
         """Begin a file of JSON Lines."""
@@ -165,6 +199,34 @@ class JsonLines:
 
 def _limits(name: str) -> np.iinfo[Any]:
     return np.iinfo(np.uint8 if name == "noscan" else COLUMNS[name].to_pandas_dtype())
+
+
+def _members(head: bytes) -> list[str]:
+    """Return the names of the members in a file's first lines, as they appear."""
+    names: dict[str, None] = {}
+    for line in head.split(b"\n"):
+        try:
+            members = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(members, dict):
+            names |= dict.fromkeys(members)
+    return list(names)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Return values of JSON as a column: of whole numbers if all are, else of text."""
+    if set(map(type, values)) <= {int, type(None)}:
+        with contextlib.suppress(OverflowError, pa.ArrowException):
+            return pa.array(values, pa.uint64() if min(filter(None, values), default=0) >= 0 else pa.int64())
+    return pa.array([None if each is None else _word(each) for each in values], pa.string())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # Half a surrogate pair is JSON, and no text.
+    return str(value).encode(errors="replace").decode()
 
 
 def _parsed(path: str, row: int, line: bytes) -> dict[str, Any]:

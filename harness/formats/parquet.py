@@ -1,29 +1,33 @@
-"""Parquet traces: our own format, and what comes close enough to be cast to it.
+"""Parquet: reads any file with the required columns, of types that fit, ops by name; writes harness-trace/1.
 
-Reads any order of columns, any integer widths that the values fit, ops by name; writes harness-trace/1.
+Where the columns have other names, or the reading is lenient, the file is a table for mapping.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from harness.errors import TraceError
-from harness.formats import Description
+from harness.formats import AS_IT_STANDS, Description, RawTrace, Reading
 from harness.formats.columns import can_cast, expect_required, to_numpy
-from harness.trace import COLUMNS, TraceReader, TraceWriter
+from harness.formats.mapping import Batch, MappedTrace, expect_types, is_plain
+from harness.formats.text import unreadable
+from harness.trace import BATCH_EVENTS, COLUMNS, DAMAGE, TraceReader, TraceWriter
 
 _MAGIC = b"PAR1"
-
-# What the writer says of a trace itself, and nobody else may say.
-_WRITERS_OWN = ("schema", "object", "noscan", "events", "digest")
-_PARAMETERS = ("source", "synthetic", "frees", "sizes")
 
 
 class ParquetTrace(TraceReader):
     """A Parquet file whose columns can be cast to a trace's."""
+
+    losses: tuple[str, ...] = ()
+    repairs: Mapping[str, int] = MappingProxyType({})
 
     @property
     def unknown_columns(self) -> list[str]:
@@ -44,27 +48,68 @@ class ParquetTrace(TraceReader):
         return to_numpy(self.path, name, column, first_row)
 
 
+class ParquetTable:
+    """A Parquet file of any columns."""
+
+    may_have_more = False
+    bad_rows = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._reader = _AnyParquet(path)
+        self.names: list[str] = list(self._reader.schema.names)
+        self.metadata = self._reader.metadata
+        self.sites = self._reader.sites
+
+    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows, a batch of the reader's at a time."""
+        expect_types(self.path, self._reader.schema, names)
+        row = 0
+        for columns in self._reader.arrow_batches(names):
+            count = len(columns[names[0]])
+            yield Batch(np.arange(row, row + count, dtype=np.uint64), columns)
+            row += count
+
+
+class _AnyParquet(TraceReader):
+    """A Parquet file that need not be a trace."""
+
+    def _check_schema(self) -> None:
+        pass
+
+    def arrow_batches(self, names: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
+        """Yield columns by name as Arrow has them; TraceError where the file breaks off."""
+        row = 0
+        try:
+            for batch in self._file.iter_batches(BATCH_EVENTS, columns=list(names), use_threads=False):
+                yield {name: batch.column(name) for name in names}
+                row += batch.num_rows
+        except DAMAGE as error:
+            raise unreadable(self.path, error, f"row {row} or after: ") from error
+
+
 class Parquet:
     """Apache Parquet."""
 
     suffixes = (".parquet",)
     keeps_metadata = True
+    maps_columns = True
 
     def recognises(self, head: bytes) -> bool:
         """Look for the magic bytes."""
         return head.startswith(_MAGIC)
 
-    def read(self, path: str) -> ParquetTrace:
+    def read(self, path: str, reading: Reading = AS_IT_STANDS) -> RawTrace:
         """Open a Parquet file."""
-        return ParquetTrace(path)
+        table = ParquetTable(path)
+        return ParquetTrace(path) if is_plain(table.names, reading) else MappedTrace(table, reading)
 
     def write(self, path: str, description: Description) -> TraceWriter:
         """Begin a trace of harness-trace/1."""
-        metadata = description.metadata
         return TraceWriter(
             path,
-            **{"source": {}} | {name: metadata[name] for name in _PARAMETERS if name in metadata},
+            source={},
             optional=description.optional,
             sites=description.sites,
-            extra={name: value for name, value in metadata.items() if name not in _WRITERS_OWN + _PARAMETERS},
+            extra=description.metadata,
         )

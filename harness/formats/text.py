@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -23,7 +23,7 @@ from harness.errors import TraceError
 from harness.trace import AtomicOutput, reason
 
 # Enough for a compressor's first block, and for a header of any length that makes sense.
-_HEAD_BYTES = 1 << 18
+HEAD_BYTES = 1 << 18
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -43,7 +43,7 @@ def head_of(path: str) -> bytes:
     head = b""
     with contextlib.suppress(OSError, pa.ArrowException):
         stream = pa.CompressedInputStream(pa.BufferReader(first), codec)
-        while len(head) < _HEAD_BYTES and (more := stream.read(1024)):
+        while len(head) < HEAD_BYTES and (more := stream.read(1024)):
             head += more
     return head
 
@@ -58,6 +58,60 @@ def open_text(path: str) -> pa.NativeFile:
         raise unreadable(path, error) from error
 
 
+class LineBlocks:
+    """A file's text as blocks of whole lines, each of about a megabyte; the last line may lack its newline.
+
+    TraceError at a line that is too long to be an event; a lenient reader counts such lines and goes on.
+    """
+
+    _BLOCK_BYTES = 1 << 20
+
+    def __init__(self, path: str, longest_line_bytes: int, *, lenient: bool = False) -> None:
+        self._path = path
+        self._longest_line_bytes = longest_line_bytes
+        self._is_lenient = lenient
+        self.dropped_lines = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the blocks that hold anything but space."""
+        stream = open_text(self._path)
+        rest = b""
+        lines = 0  # That were yielded or dropped.
+        is_dropping = False  # Whether what comes up to the next newline belongs to a line too long.
+        while True:
+            try:
+                read = stream.read(self._BLOCK_BYTES)
+            except (OSError, pa.ArrowException) as error:
+                raise unreadable(self._path, error, f"line {lines + 1} or after: ") from error
+            is_last = not read
+            if is_dropping:
+                newline = read.find(b"\n") + 1
+                if not is_last and not newline:
+                    continue
+                is_dropping = False
+                read = read[newline:]
+                lines += 1
+            end = read.rfind(b"\n") + 1
+            if is_last or end:
+                block = rest + read[:end]
+                rest = read[end:]
+                if block.strip():
+                    yield block
+                lines += block.count(b"\n")
+                if is_last:
+                    return
+                continue
+            rest += read
+            if len(rest) > self._longest_line_bytes:
+                if not self._is_lenient:
+                    raise TraceError(
+                        f"{self._path}: line {lines + 1}: found a line of more than "
+                        f"{self._longest_line_bytes:,} bytes, expected a line an event"
+                    )
+                self.dropped_lines += 1
+                is_dropping, rest = True, b""
+
+
 def unreadable(path: str, error: Exception, where: str = "") -> TraceError:
     """Return what to raise, in one line, where a file could not be read."""
     return TraceError(f"{path}: {where}{reason(path, error)}")
@@ -65,9 +119,9 @@ def unreadable(path: str, error: Exception, where: str = "") -> TraceError:
 
 def _first_bytes(path: str) -> bytes:
     if path == "-":
-        return cast(io.BufferedReader, sys.stdin.buffer).peek(_HEAD_BYTES)
+        return cast(io.BufferedReader, sys.stdin.buffer).peek(HEAD_BYTES)
     with _open(path) as stream:
-        first: bytes = stream.read(_HEAD_BYTES)
+        first: bytes = stream.read(HEAD_BYTES)
         return first
 
 
@@ -130,6 +184,9 @@ class TextWriter:
             # Joined, the rows of one array are one run of bytes.
             end = np.frombuffer(rows.buffers()[1], np.int32, len(rows) + 1)[-1]
             self._stream.write(rows.buffers()[2].slice(0, int(end)))
+
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Take no notice: text holds rows alone."""
 
     def _abort(self) -> None:
         with contextlib.suppress(Exception):

@@ -18,8 +18,8 @@
 #include <utility>
 #include <vector>
 
-#include "free_slots.hpp"
 #include "harness/allocator.hpp"
+#include "harness/free_slots.hpp"
 #include "harness/id_table.hpp"
 #include "harness/replay.hpp"
 #include "raw.h"
@@ -357,7 +357,7 @@ class Conversion {
   void emit_inherited(Rows& rows, std::size_t max_rows) {
     keeps_shapes_ = false;
     slots_ = harness::IdTable<Slot>();
-    free_slots_ = FreeSlots();
+    free_slots_ = harness::FreeSlots();
     slots_taken_ = 0;
     const std::vector<Shape> objects = std::exchange(shapes_, {});
     rows.resize(max_rows + kMaxRowsOfRecord + objects.size());
@@ -397,7 +397,7 @@ class Conversion {
       0;  // Unwritten places since the last record; at the end they are only the rest.
 
   harness::IdTable<Slot> slots_;  // By address.
-  FreeSlots free_slots_;
+  harness::FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;
   std::vector<std::vector<Pending>>
       pending_;  // By thread; a signal handler's realloc stands above its thread's.

@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import resource
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.errors import HarnessError
 from harness.recording.program import resolve
+from harness.recording.running import check_folder, die_of, signals_for_the_program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +45,6 @@ _TIME_RESOLUTION_NS = 1000  # CLOCK_TICKS in preload.c.
 _BATCH_ROWS = 1 << 16
 _QUEUED_BATCHES = 16
 _POLL_SECONDS = 0.05
-
-# What a terminal or a supervisor sends to end the recording means the program.
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-# The terminal sends these to the program as well; harness lives on to convert.
-_SURVIVED = (signal.SIGINT, signal.SIGQUIT)
 
 
 @dataclass
@@ -103,7 +96,7 @@ def record(
     if sites:
         environment[_FRAMES_VARIABLE] = str(frames)
     sys.stdout.flush()
-    with _signals_for_the_program() as signals:
+    with signals_for_the_program() as signals:
         try:
             process = subprocess.Popen(command, executable=program, env=environment)
         except OSError as error:
@@ -137,7 +130,7 @@ def record(
         if not quiet:
             print(f"harness: {trace.summary()}", file=sys.stderr)
     if status < 0:
-        _die_of(-status)
+        die_of(-status)
     return status
 
 
@@ -149,7 +142,7 @@ def recover(raw: str, output: str | None = None) -> str:
     path = output if output is not None else raw.removesuffix(RAW_SUFFIX)
     if path == raw:
         path = f"{raw}.parquet"
-    _check_folder(path)
+    check_folder(path)
     recorded = _convert(raw, path)
     if recorded is None:
         raise HarnessError(f"{raw}: holds no event; nothing was recorded before the program ended")
@@ -338,41 +331,8 @@ def _warnings(counts: dict[str, int], stopped: int) -> list[str]:
 # ---- The program ------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Signals:
-    """Where the signals that harness receives go; the program once it runs."""
-
-    process: subprocess.Popen[bytes] | None = None
-
-    def forward(self, number: int, _: FrameType | None) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-
-
-@contextlib.contextmanager
-def _signals_for_the_program() -> Iterator[_Signals]:
-    signals = _Signals()
-    kept = {number: signal.signal(number, signals.forward) for number in _FORWARDED}
-    # A handler rather than SIG_IGN, which the program would inherit.
-    kept |= {number: signal.signal(number, lambda *_: None) for number in _SURVIVED}
-    try:
-        yield signals
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return process.poll() is not None
-
-
-def _die_of(number: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # The program has left its own core.
-    with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to reset.
-        signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 def _nothing_recorded(program: str, raw: str, status: int) -> str:
@@ -403,7 +363,7 @@ def _check_sites(frames: int) -> None:
 def _check_output(path: str, follow_fork: bool) -> None:
     if path == "-" or "://" in path:
         raise HarnessError(f"{path}: a recording goes to a local file; give -o OUT.parquet")
-    _check_folder(path)
+    check_folder(path)
     left = [path + RAW_SUFFIX, *(_children_of(path) if follow_fork else [])]
     for raw in left:
         if os.path.exists(raw):
@@ -411,14 +371,6 @@ def _check_output(path: str, follow_fork: bool) -> None:
                 f"{raw} exists: another recording is writing it, or one was interrupted; "
                 f"`harness record --recover {raw}` makes a trace of it"
             )
-
-
-def _check_folder(path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise HarnessError(f"{path}: the directory {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise HarnessError(f"{path}: the directory {folder} cannot be written to")
 
 
 def _children_of(path: str) -> list[str]:

@@ -26,6 +26,9 @@ STOCK = Path(__file__).parent / "stock"
 # Fewer objects are not worth a build of their own.
 MIN_SLOTS = 1 << 10
 
+# Longer than a build takes, the runtime and all that stands on it, on one slow core.
+_BUILD_SECONDS = 1800
+
 # A heap that begins at the same address in every run (Go 1.26 and later draw it).
 FIXED_HEAP_BASE = "norandomizedheapbase64"
 
@@ -169,10 +172,18 @@ def _environment(**changes: str) -> dict[str, str]:
 def _run(command: list[str], environment: dict[str, str], folder: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+            command,
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_BUILD_SECONDS,
         )
     except OSError as error:
         raise AllocatorError(f"{command[0]} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise AllocatorError(f"`{' '.join(command)}` was not done within {_BUILD_SECONDS} s") from error
     if done.returncode != 0:
         raise AllocatorError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-2000:]}")
     return done.stdout

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
+import signal
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, THREAD_END, EventBatch
 from harness.errors import AllocatorError
 
+from ...watchdog import LOOK_SECONDS, Watchdog, ended, processor_ns
 from ..snapshot import Snapshot
 from .build import Toolchain, build_replayer
 from .state import CYCLE, HeapState, read_state
@@ -30,6 +32,13 @@ _COMMAND = struct.Struct("<QQ")
 _ANSWER = struct.Struct("<QQQ")
 _REPLAY, _STATE, _CYCLES = 1, 2, 3
 
+# What is asked for, in words; a start is the first state.
+_ASKED = {
+    _REPLAY: "to carry out {count} events, of which {done} are done",
+    _STATE: "for the state of its heap",
+    _CYCLES: "for its collections",
+}
+
 # Room for a heap's state in the shared file; a page of it takes memory only when it is written.
 _STATE_BYTES = 1 << 32
 
@@ -38,11 +47,9 @@ _NO_BACKGROUND_SWEEP, _NO_BACKGROUND_SCAVENGE = 1, 2
 # Threads that the scheduler may want while a replay runs; made before it, they allocate nothing in it.
 _SPARE_THREADS = 8
 
-# The kernel's number for the time that the scheduler gave (CPUCLOCK_SCHED).
-_PROCESS_CLOCK = 2
-
-# How much of a process's last words is told.
+# How much of a process's last words is told, and of the stacks of one that is stuck.
 _SAID_BYTES = 500
+_STACKS_BYTES = 1 << 16
 
 # When and how the collector runs. explicit: only where the trace says so. stopped and lazy: at the pacer's
 # triggers too, the world stopped, swept at once (GODEBUG=gcstoptheworld=2) or by allocation alone (=1,
@@ -70,7 +77,8 @@ class RuntimeProcess:
 
     ``slots``: objects that it can hold at once, in a table of globals; the collector scans it, so it should
     be as large as the trace needs. ``capacity``: events that one batch may have. AllocatorError where the
-    program does not build, and for whatever goes wrong in it.
+    program does not build, and for whatever goes wrong in it, being stuck too (watchdog.py): then the
+    stacks of its goroutines are the error's note.
     """
 
     def __init__(
@@ -93,6 +101,8 @@ class RuntimeProcess:
         self._pins = procs > 1 and collector == "explicit"
         self._ps = _Ps(procs if self._pins else 1)
         self._capacity = capacity
+        # Where words stand in the shared file; while events are carried out, the first says how many are.
+        self._words_at = capacity * (RECORD.itemsize + 8)
         self._greentea = _has_greentea(toolchain, experiments)
         self.name = (
             f"{toolchain.version} {'with' if self._greentea else 'without'} green tea ({toolchain.go})"
@@ -110,7 +120,7 @@ class RuntimeProcess:
                 f"-fill={str(collector == 'lazy' and self._greentea).lower()}",
             ]
             with shared.open("w+b") as file:
-                file.truncate(capacity * (RECORD.itemsize + 8) + _STATE_BYTES)
+                file.truncate(self._words_at + _STATE_BYTES)
                 self._shared = mmap.mmap(file.fileno(), 0)
             self._said = tempfile.TemporaryFile()  # noqa: SIM115  # Closed with the process.
             self._child = subprocess.Popen(
@@ -161,8 +171,7 @@ class RuntimeProcess:
 
     def processor_ns(self) -> int:
         """Return the processor time that the process has had, in nanoseconds."""
-        # The clock of another process (clock_getcpuclockid): what others do on the machine is not in it.
-        return time.clock_gettime_ns(~self._child.pid << 3 | _PROCESS_CLOCK)
+        return processor_ns(self._child.pid)
 
     def state(self) -> HeapState:
         """Return the heap as it stands."""
@@ -171,13 +180,13 @@ class RuntimeProcess:
             raise AllocatorError(
                 f"a heap's state takes {words * 8} bytes, and there is room for {_STATE_BYTES}"
             )
-        found = self._words(self._capacity * (RECORD.itemsize + 8), words)
+        found = self._words(self._words_at, words)
         return read_state(found, self._toolchain.version, self._greentea)
 
     def cycles(self) -> NDArray[Any]:
         """Return what each collection since the last call found, as rows of CYCLE."""
         count, _, _ = self._ask(_CYCLES, 0)
-        words = self._words(self._capacity * (RECORD.itemsize + 8), count * len(CYCLE))
+        words = self._words(self._words_at, count * len(CYCLE))
         return words.view([(name, "<u8") for name in CYCLE]).reshape(-1)
 
     def close(self) -> None:
@@ -207,10 +216,12 @@ class RuntimeProcess:
     def _ask(self, kind: int, count: int) -> tuple[int, int, int]:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
+        self._shared[self._words_at : self._words_at + 8] = bytes(8)
         answer = b""
         try:
             self._child.stdin.write(_COMMAND.pack(kind, count))
             while len(answer) < _ANSWER.size:
+                self._wait(kind, count)
                 part = self._child.stdout.read(_ANSWER.size - len(answer))
                 if not part:
                     break
@@ -218,14 +229,45 @@ class RuntimeProcess:
         except BrokenPipeError:
             answer = b""
         if len(answer) < _ANSWER.size:
-            status = self._child.wait()
-            self._said.seek(0)
-            said = self._said.read(_SAID_BYTES).decode(errors="replace").strip()
+            status = ended(self._child)
             raise AllocatorError(
-                f"the program of {self._toolchain.version} ended with status {status}: {said}"
+                f"the program of {self._toolchain.version} ended with status {status}: "
+                f"{self._last_words(_SAID_BYTES)}"
             )
         found: tuple[int, int, int] = _ANSWER.unpack(answer)
         return found
+
+    def _wait(self, kind: int, count: int) -> None:
+        """Return when there is something to read; AllocatorError where the program is stuck."""
+        assert self._child.stdout is not None
+        watchdog = Watchdog(self._child.pid)
+        waiting = select.poll()
+        waiting.register(self._child.stdout, select.POLLIN)
+        while not waiting.poll(LOOK_SECONDS * 1000):
+            done = int.from_bytes(self._shared[self._words_at : self._words_at + 8], "little")
+            stuck = watchdog.look(done)
+            if stuck:
+                # A Go program prints its stacks and ends.
+                ended(self._child, told=signal.SIGQUIT)
+                stacks = self._last_words(_STACKS_BYTES)
+                error = AllocatorError(
+                    f"the program of {self.name} {stuck} and was ended; it was asked "
+                    f"{_ASKED[kind].format(count=count, done=done)}, and stood in {_main_stack(stacks)}"
+                )
+                error.add_note(stacks)
+                raise error
+
+    def _last_words(self, length: int) -> str:
+        self._said.seek(0)
+        return self._said.read(length).decode(errors="replace").strip()
+
+
+def _main_stack(stacks: str) -> str:
+    """Return the functions of the goroutine that carries out events, from the innermost outwards."""
+    _, _, main = stacks.partition("\ngoroutine 1 ")
+    lines = main.partition("\n\n")[0].splitlines()[1:]
+    functions = [line.rpartition("(")[0] for line in lines if line.endswith(")") and line[0].isalpha()]
+    return " < ".join(functions) or "no known place"
 
 
 class _Ps:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from harness.allocator import EventBatch
 from harness.errors import AllocatorError
 
+from ...watchdog import ended
 from .build import Toolchain, build_stock
 from .process import RECORD, records_of
 
@@ -226,7 +227,7 @@ class StockProcess:
 
     def _fault(self) -> AllocatorError:
         """Say what became of a process that no longer answers; after Go's first line come stacks."""
-        status = self._child.wait()
+        status = ended(self._child)
         self._said.seek(0)
         said = next(iter(self._said.read().decode(errors="replace").strip().splitlines()), "")
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

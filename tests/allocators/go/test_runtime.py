@@ -1,10 +1,17 @@
 """The instrumented runtime in its process: what it answers, and what it refuses."""
 
+import os
+import re
+import signal
+
 import numpy as np
 import pytest
 from go_support import batch_of, churn, pareto_size
 
-from allocators.go.runtime import RuntimeProcess, find_toolchain, slots_of, start_snapshot
+from allocators import watchdog
+from allocators.go.runtime import RuntimeProcess, build, find_toolchain, overlay, slots_of, start_snapshot
+from allocators.go.runtime.overlay import Insertion
+from allocators.go.snapshot import WORK_BUFFER
 from harness.allocator import ALLOC, CALLOC, FREE, GC
 from harness.errors import AllocatorError
 
@@ -66,3 +73,82 @@ def test_a_start_snapshot_holds_what_a_small_process_has(toolchain):
 def test_a_toolchain_that_is_none_is_named(tmp_path):
     with pytest.raises(AllocatorError, match="cannot be run"):
         find_toolchain(tmp_path / "go")
+
+
+def test_a_toolchain_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_BUILD_SECONDS", 0.2)
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\nexec sleep 60\n")
+    go.chmod(0o755)
+    with pytest.raises(AllocatorError, match=r"^`.*/go env .*` was not done within 0\.2 s$"):
+        find_toolchain(go)
+
+
+def test_a_process_that_stands_still_is_ended_and_told_of_in_one_line(toolchain, monkeypatch):
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 1)
+    monkeypatch.setattr(watchdog, "_LAST_SECONDS", 0.2)
+    with RuntimeProcess(toolchain) as process:
+        process._child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process._child.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(AllocatorError) as caught:
+            process.replay(batch_of([(ALLOC, 0, 0, 100, False)]))
+        assert process._child.returncode == -signal.SIGKILL
+    assert re.fullmatch(
+        r"the program of go1\S+ .* has stood still for 1 s and was ended; "
+        r"it was asked to carry out 1 events, of which 0 are done, and stood in no known place",
+        str(caught.value),
+    )
+
+
+@pytest.fixture
+def never_settled(monkeypatch, tmp_path):
+    """A replayer that waits for ever for the end of a collection."""
+    hooks = tmp_path / "hooks.go"
+    hooks.write_text(overlay.HOOKS.read_text().replace("if !isSweepDone() {", "if true {"))
+    for module in (overlay, build):
+        monkeypatch.setattr(module, "HOOKS", hooks)
+
+
+@pytest.mark.slow
+def test_a_process_that_spins_says_where(toolchain, never_settled, monkeypatch):
+    monkeypatch.setattr(watchdog, "BUSY_SECONDS", 1)
+    with pytest.raises(AllocatorError) as caught:
+        RuntimeProcess(toolchain)
+    assert re.fullmatch(
+        r"the program of go1\S+ .* has not got on in \d+ s of processor time and was ended; "
+        r"it was asked for the state of its heap, and stood in .*main\.collect < main\.replay < main\.main.*",
+        str(caught.value),
+    )
+    assert "goroutine 1 " in caught.value.__notes__[0]
+
+
+# The collection takes its time before it lays its work buffers out for the background sweeper, and that one
+# waits for the collection's end between looking for them and parking.
+LATE_BUFFERS = (
+    Insertion(
+        "mgc.go",
+        "\t// Prepare workbufs for freeing by the sweeper. We do this\n",
+        "\tsystemstack(func() { usleep(20000) })\n",
+    ),
+    Insertion(
+        "mgcsweep.go",
+        "\t\tlock(&sweep.lock)\n\t\tif !isSweepDone() {\n",
+        "\t\tfor !isSweepDone() {\n\t\t\tGosched()\n\t\t}\n",
+    ),
+)
+
+
+@pytest.fixture
+def late_buffers(monkeypatch):
+    """A runtime in which the background sweeper parks too early in nearly every collection on several Ps."""
+    insertions = (*overlay.INSERTIONS, *LATE_BUFFERS)
+    for module in (overlay, build):
+        monkeypatch.setattr(module, "INSERTIONS", insertions)
+
+
+@pytest.mark.slow
+def test_a_sweeper_that_parks_before_it_has_freed_the_work_buffers_holds_nobody_up(toolchain, late_buffers):
+    with RuntimeProcess(toolchain, procs=4) as process:
+        process.replay(batch_of([(GC, 0, 0, 0, False)] * 3))
+        kinds = process.state().spans[:, 2].tolist()
+    assert WORK_BUFFER not in kinds

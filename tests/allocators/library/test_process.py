@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 
@@ -11,6 +12,7 @@ import pytest
 from library_support import needs_tcmalloc
 from support import random_rows
 
+from allocators import watchdog
 from allocators.library import UNMOVED, LibraryProcess, build, build_driver, find_tcmalloc
 from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, THREAD_END, EventBatch
 from harness.errors import AllocatorError
@@ -213,6 +215,22 @@ def test_a_process_that_dies_is_told_in_one_line(start):
     os.kill(process._child._process.pid, signal.SIGKILL)
     with pytest.raises(AllocatorError, match=r"driver's process was ended by SIGKILL$"):
         process.replay(events((ALLOC, 0, 0, 8)))
+
+
+def test_a_process_that_stands_still_is_ended_and_told_of_in_one_line(start, monkeypatch):
+    monkeypatch.setattr(watchdog, "QUIET_SECONDS", 1)
+    process = start()
+    child = process._child._process
+    child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    with pytest.raises(AllocatorError) as caught:
+        process.replay(events((ALLOC, 0, 0, 8)))
+    assert re.fullmatch(
+        r"/\S+: the driver's process has stood still for 1 s and was ended; "
+        "it was asked to carry out 1 events",
+        str(caught.value),
+    )
+    assert child.wait() == -signal.SIGKILL
 
 
 def test_another_library_is_told_in_one_line(start):

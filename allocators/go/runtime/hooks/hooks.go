@@ -21,12 +21,29 @@ func harnessHoldBack(bits uint32) { harnessHeldBack = bits }
 // harnessSettled tells whether a collection has left nothing to do: all is swept, and the background sweeper, where it
 // may run, has freed the work buffers.
 //
+// That sweeper may have parked with buffers left: it looks for them, and then whether all is swept. Where its thread stands
+// still between the two, and on another P the collection lays the buffers out and ends in that moment, it has seen none of
+// them; then nobody would wake it before the next collection.
+//
 //go:linkname harnessSettled main.harnessSettled
 func harnessSettled() bool {
 	lock(&work.wbufSpans.lock)
 	freed := work.wbufSpans.free.isEmpty() && work.wbufSpans.busy.isEmpty()
 	unlock(&work.wbufSpans.lock)
-	return isSweepDone() && (freed || harnessHeldBack&harnessNoBackgroundSweep != 0)
+	if !isSweepDone() {
+		return false
+	}
+	if freed || harnessHeldBack&harnessNoBackgroundSweep != 0 {
+		return true
+	}
+	// As gcSweep wakes it.
+	lock(&sweep.lock)
+	if sweep.parked {
+		sweep.parked = false
+		goready(sweep.g, 0)
+	}
+	unlock(&sweep.lock)
+	return false
 }
 
 // What a cycle found: state.py (CYCLE) names the words.

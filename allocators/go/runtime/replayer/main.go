@@ -70,7 +70,8 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// The file that is shared with process.py: events, an answer to each, then words for states and cycles.
+// The file that is shared with process.py: events, an answer to each, then words for states and cycles. While events are
+// carried out, the first word is the number of those that are done.
 type shared struct {
 	events  []record
 	answers []uint64
@@ -152,13 +153,14 @@ func collect() {
 	}
 }
 
-// replay carries out events, writes the address of each that allocates, and returns the sum of the heap's bytes in use
-// after each. Pinning, at each allocation anew since the scheduler may have moved this goroutine meanwhile, is for
+// replay carries out events, writes the address of each that allocates and how many are done, and returns the sum of the
+// heap's bytes in use after each. Pinning, at each allocation anew since the scheduler may have moved this goroutine meanwhile, is for
 // several Ps only: a collection cannot be triggered by an allocation that is pinned.
 //
 //go:noinline
-func replay(events []record, answers []uint64, pin bool) (inUse uint64) {
+func replay(events []record, answers []uint64, done *uint64, pin bool) (inUse uint64) {
 	for i := range events {
+		*done = uint64(i)
 		e := &events[i]
 		switch e.op {
 		case opAllocate:
@@ -217,7 +219,7 @@ func serve(s shared, command *[2]uint64, answer *[answerWords]uint64, pin bool) 
 		switch command[0] {
 		case commandReplay:
 			start := time.Now()
-			answer[0] = replay(s.events[:command[1]], s.answers, pin)
+			answer[0] = replay(s.events[:command[1]], s.answers, &s.words[0], pin)
 			answer[1] = uint64(time.Since(start))
 		case commandState:
 			answer[0] = uint64(harnessHeapState(unsafe.Pointer(&s.words[0]), len(s.words)))
@@ -259,7 +261,7 @@ func main() {
 	}
 	// From where the trace will run, so that the stacks hold what they will hold.
 	s.events[0] = record{op: opCollect}
-	replay(s.events[:1], s.answers, false)
+	replay(s.events[:1], s.answers, &s.words[0], false)
 	harnessTakeCycles(nil)
 	harnessStopRecordingRoots()
 	serve(s, &command, &answer, *pin)

@@ -1,7 +1,8 @@
 // The slots that no live object has, of which the lowest is always taken next.
 //
 // Low numbers that come again make the object column of a trace half as large as the order of the frees
-// would. A tree of bits, 64 children a word: a few words touched by each call. convert.hpp uses it.
+// would. A tree of bits, 64 children a word: a few words touched by each call. Whoever makes a trace of
+// addresses uses it: the recorder, and readers of foreign traces.
 #pragma once
 
 #include <bit>
@@ -10,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace recording {
+namespace harness {
 
 class FreeSlots {
  public:
@@ -69,4 +70,4 @@ class FreeSlots {
   std::vector<std::vector<std::uint64_t>> levels_;  // A bit of a level: its word in the level below is not 0.
 };
 
-}  // namespace recording
+}  // namespace harness

@@ -1,0 +1,15 @@
+"""What fuzzing a header by itself begins from: the texts that the formats' tests keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from goldens import golden
+
+
+def _lines(*constants: str) -> Callable[[], list[bytes]]:
+    """The first byte says how large the blocks are (native/fuzzed_lines.hpp)."""
+    return lambda: [bytes((size,)) + golden(name) for name in constants for size in (3, 255)]
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {"android": _lines("test_android.CALLS")}
