@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from goldens import go_traces, golden
-from recorder_samples import SAMPLES
+from go_traces import sample
+from goldens import golden
 
 
 def _lines(*constants: str) -> Callable[[], list[bytes]]:
@@ -13,12 +13,12 @@ def _lines(*constants: str) -> Callable[[], list[bytes]]:
     return lambda: [bytes((size,)) + golden(name) for name in constants for size in (3, 255)]
 
 
-def _in_blocks(*wholes: bytes) -> Callable[[], list[bytes]]:
-    return lambda: [bytes((size,)) + whole for whole in wholes for size in (3, 255)]
-
-
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "android": _lines("test_android.CALLS"),
-    "go_trace": _in_blocks(*go_traces()),
-    **{name: _in_blocks(text.encode()) for name, text in SAMPLES.items()},
+    "bpftrace": _lines("test_bpftrace.PRINTED"),
+    "heaptrack": _lines("test_heaptrack.RAW"),
+    "ltrace": _lines("test_ltrace.CALLED"),
+    "mtrace": _lines("test_mtrace.CALLED"),
+    "valgrind": _lines("test_valgrind.LOG"),
+    "go_trace": lambda: [bytes((size,)) + sample(version) for version in (23, 25, 26) for size in (3, 255)],
 }

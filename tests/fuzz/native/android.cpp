@@ -4,6 +4,6 @@
 #include "fuzzed_lines.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  fuzzed::read<formats::AndroidLines>(data, size, formats::Recorder::kWhole, size % 2 == 0);
+  fuzzed::read<formats::AndroidLines>(data, size, size % 2 == 0);
   return 0;
 }

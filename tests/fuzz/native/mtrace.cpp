@@ -4,6 +4,6 @@
 #include "fuzzed_lines.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  fuzzed::read<formats::MtraceLines>(data, size, formats::Recorder::kLateFrees);
+  fuzzed::read<formats::MtraceLines, formats::Recorder::kLateFrees>(data, size);
   return 0;
 }
