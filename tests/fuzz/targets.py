@@ -142,5 +142,8 @@ TARGETS: dict[str, Target] = {
     "heaptrack": Target(_text("test_heaptrack.RAW"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
     "ltrace": Target(_text("test_ltrace.CALLED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
     "mtrace": Target(_text("test_mtrace.CALLED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
+    "malloc-bench": Target(_text("test_malloc_bench.WHOLE"), refused_when_lenient=r"damaged|found no"),
+    "rep": Target(_text("test_rep.README"), refused_when_lenient=r"damaged|header"),
+    "wl": Target(_text("test_workload.BY_HAND"), refused_when_lenient=r"damaged|no beginning"),
     "valgrind": Target(_text("test_valgrind.LOG"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
 }

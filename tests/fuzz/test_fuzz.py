@@ -60,11 +60,12 @@ def test_every_format_has_a_target():
 
 
 def test_every_header_of_the_formats_has_a_target():
-    """But for what the others include."""
+    """But for what the others include, and for those that write."""
     headers = {path.name for path in (ROOT / "harness" / "formats").glob("*.hpp")}
-    assert set(native_readers()) == headers - SHARED_HEADERS
+    assert set(native_readers()) == headers - SHARED_HEADERS - WRITERS
 
 
+WRITERS = {"call_text.hpp", "android_text.hpp", "rep_text.hpp"}
 SHARED_HEADERS = {"call_sites.hpp", "lines.hpp", "go_wire.hpp", "go_size_classes.hpp"}
 
 
