@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library_support import needs_library, needs_tcmalloc
+from recorder_support import needs_tool
 
 from allocators.go.runtime import find_toolchain
 from harness.errors import AllocatorError
@@ -40,6 +41,9 @@ _BLOCK = re.compile(
 _FOLDERS = ("allocators", "harness", "results", "tests", "traces")
 _RECORDED = ROOT / "traces" / "git-log.parquet"
 _MARK = "== a block begins =="
+
+# Programs that a block may need; what else it names is a library or Go.
+_TOOLS = ("gcc", "heaptrack", "valgrind")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def ask_for(need: str) -> None:
     """Skip the test, or fail it in CI, where what a block needs is not there."""
     if need == "libtcmalloc":
         needs_tcmalloc()
+    elif need in _TOOLS:
+        needs_tool(need)
     elif need != "go":  # Go comes with the development dependencies.
         needs_library(need)
 

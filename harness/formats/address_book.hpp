@@ -3,16 +3,20 @@
 // counted.
 //
 // Addresses become dense slots, reused only after the free; a realloc keeps its object, wherever it moves.
-// Failed allocations and frees of null are left out. Memory grows with the live objects alone.
+// Failed allocations and frees of null are left out. Memory grows with the live objects alone. What a
+// recorder is known to miss or to tell late is no fault of its files: Recorder.
 #pragma once
 
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "harness/allocator.hpp"
@@ -28,6 +32,21 @@ using harness::Op;
 class RecordFault : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+};
+
+// An op of records alone: a realloc begins. From here on the address it was given may be anyone's; the
+// thread's next realloc record says what became of the object. A recorder that tells both ends of a call
+// needs it, for another thread may be given the old address before the call returns.
+inline constexpr std::uint8_t kReallocBegin = 128;
+
+// What a recorder's files may lack though nothing is wrong with them.
+enum class Recorder {
+  kWhole,    // Nothing.
+  kPartial,  // Events: it began late, lost some, or does not see every function. Counted, never a fault.
+  // As kPartial, and frees are told once they are done, when their address may be another object's by then.
+  kLateFrees,
+  // As kLateFrees, for frees by a realloc, of which those to nothing are not told at all.
+  kLateReallocs,
 };
 
 // Records as they were read, one an event. `address` is what an allocation returned, 0 where it failed, or
@@ -62,8 +81,6 @@ struct BookedRows {
 struct BookCounts {
   std::uint64_t failed_allocations = 0;
   std::uint64_t null_frees = 0;
-  std::uint64_t earlier_frees = 0;          // Of what was allocated before a late recording began.
-  std::uint64_t earlier_reallocations = 0;  // Made allocations.
 
   std::uint64_t unknown_frees = 0;          // Dropped.
   std::uint64_t unknown_reallocations = 0;  // Made allocations.
@@ -71,14 +88,17 @@ struct BookCounts {
   std::uint64_t clock_steps_back = 0;       // The time before was taken.
   std::uint64_t impossible_sizes = 0;       // Dropped.
   std::uint64_t impossible_alignments = 0;  // Taken for none.
+
+  std::uint64_t late_frees =
+      0;  // That came when their address was another object's; they found the right one.
 };
 
 class AddressBook {
  public:
   // `unit` names what places count: line, record, byte. Where names are no addresses (`null_names`), 0 is one
-  // too. Of a recording that `begins_late`, in a program that had objects already, their ends are no faults.
-  AddressBook(bool is_lenient, std::string unit, bool null_names, bool begins_late)
-      : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names), begins_late_(begins_late) {}
+  // too.
+  AddressBook(bool is_lenient, std::string unit, bool null_names, Recorder recorder = Recorder::kWhole)
+      : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names), recorder_(recorder) {}
 
   const BookCounts& counts() const { return counts_; }
 
@@ -108,18 +128,36 @@ class AddressBook {
     bool is_live() const { return slot != kNone; }
   };
 
+  struct Awaited {
+    std::uint64_t until;  // In records.
+    std::uint64_t address;
+    std::uint32_t slot;
+  };
+
   static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint64_t kAddressSpaceBytes = std::uint64_t{1} << 47;  // As check.hpp has it.
   // Records between touching where an address stands and its use: about as long as memory takes to answer.
   static constexpr std::size_t kAhead = 16;
+  // Records within which the free of an address that was given out anew is still to be told: what other
+  // threads do between the end of a call and its record.
+  static constexpr std::uint64_t kAwaited = 256;
 
   void prefetch(const RecordColumns& records, std::size_t i) const {
     objects_.prefetch(records.address[i]);
     if (static_cast<Op>(records.op[i]) == Op::kRealloc) objects_.prefetch(records.old_address[i]);
   }
 
+  // Whether frees and allocations that were not recorded are no reason to stop.
+  bool may_have_gaps() const { return is_lenient_ || recorder_ != Recorder::kWhole; }
+
   void add(const RecordColumns& records, std::size_t i, BookedRows& out) {
     if (!records.time_ns.empty()) tell_time(records, i);
+    ++records_;
+    if (!awaited_.empty() && awaited_.front().until < records_) give_up(records, i, out);
+    if (records.op[i] == kReallocBegin) {
+      begin_realloc(records, i, out);
+      return;
+    }
     switch (static_cast<Op>(records.op[i])) {
       case Op::kAlloc:
       case Op::kCalloc:
@@ -179,22 +217,18 @@ class AddressBook {
       allocate(records, i, Op::kAlloc, out);
       return;
     }
-    if (is_null(address)) {
-      if (size == 0) {
-        release(records, i, old_address, out);
-      } else {
-        ++counts_.failed_allocations;  // The object stands where it stood.
-      }
+    const Live object = take(records, i, old_address, out);
+    if (is_null(address) && size > 0) {
+      ++counts_.failed_allocations;
+      if (object.is_live()) put_back(records, i, old_address, object, out);
       return;
     }
-    const Live* const found = objects_.find(old_address);
-    if (found == nullptr) {
-      if (begins_late_) {
-        ++counts_.earlier_reallocations;
-        allocate(records, i, Op::kAlloc, out);
-        return;
-      }
-      if (!is_lenient_) {
+    if (is_null(address)) {
+      end_or_fault(records, i, old_address, object, out);
+      return;
+    }
+    if (!object.is_live()) {
+      if (!may_have_gaps()) {
         fault(records, i,
               "found a realloc of " + hexadecimal(old_address) +
                   ", which is not live (never allocated, or freed "
@@ -204,45 +238,122 @@ class AddressBook {
       allocate(records, i, Op::kAlloc, out);
       return;
     }
-    const Live object = *found;
-    if (!is_possible(records, i, object.size)) return;
-    objects_.erase(old_address);
+    if (!is_possible(records, i, object.size)) {
+      put_back(records, i, old_address, object, out);
+      return;
+    }
     vacate(records, i, out);
     objects_.insert(address, {.size = size, .slot = object.slot});
     requested_bytes_ += size - object.size;
     append(records, i, Op::kRealloc, object.slot, size, out);
   }
 
+  // Takes what a realloc was given out of the book, until the thread's next record.
+  void begin_realloc(const RecordColumns& records, std::size_t i, BookedRows& out) {
+    const Live object = take(records, i, records.address[i], out);
+    if (object.is_live()) moving_[records.thread[i]] = {records.address[i], object};
+  }
+
+  // Takes the object that a thread means by an address out of the book; none, where nothing lives there.
+  Live take(const RecordColumns& records, std::size_t i, std::uint64_t address, BookedRows& out) {
+    if (!moving_.empty()) {
+      const auto found = moving_.find(records.thread[i]);
+      if (found != moving_.end()) {
+        const auto [old_address, object] = found->second;
+        moving_.erase(found);
+        if (old_address == address) return object;
+        put_back(records, i, old_address, object, out);  // What became of it was not recorded.
+      }
+    }
+    if (!displaced_.empty()) {
+      const Live object = take_displaced(address);
+      if (object.is_live()) return object;
+    }
+    const Live* const found = objects_.find(address);
+    if (found == nullptr) return {};
+    const Live object = *found;
+    objects_.erase(address);
+    return object;
+  }
+
+  // The first of the objects of an address whose frees are still to be told.
+  Live take_displaced(std::uint64_t address) {
+    const auto found = displaced_.find(address);
+    if (found == displaced_.end()) return {};
+    std::vector<Live>& late = found->second;
+    const Live object = late.front();
+    late.erase(late.begin());
+    if (late.empty()) displaced_.erase(found);
+    return object;
+  }
+
+  // Ends the object whose free has been awaited for too long: it was never told.
+  void give_up(const RecordColumns& records, std::size_t i, BookedRows& out) {
+    const Awaited awaited = awaited_.front();
+    awaited_.pop_front();
+    const auto found = displaced_.find(awaited.address);
+    if (found == displaced_.end() || found->second.front().slot != awaited.slot) return;  // It came.
+    --counts_.late_frees;
+    ++counts_.unseen_frees;
+    end(records, i, take_displaced(awaited.address), out);
+  }
+
+  // Lets an object stand where it stood, or end, where that is another's.
+  void put_back(const RecordColumns& records, std::size_t i, std::uint64_t address, const Live& object,
+                BookedRows& out) {
+    if (objects_.find(address) == nullptr) {
+      objects_.insert(address, object);
+      return;
+    }
+    ++counts_.unseen_frees;
+    end(records, i, object, out);
+  }
+
   // What an allocation was given must be nobody's.
   void vacate(const RecordColumns& records, std::size_t i, BookedRows& out) {
     const std::uint64_t address = records.address[i];
-    if (objects_.find(address) == nullptr) return;
-    if (!is_lenient_) {
+    const Live* const found = objects_.find(address);
+    if (found == nullptr) return;
+    if (recorder_ == Recorder::kLateFrees || recorder_ == Recorder::kLateReallocs) {
+      // Its free is still to be told.
+      ++counts_.late_frees;
+      displaced_[address].push_back(*found);
+      if (recorder_ == Recorder::kLateReallocs)
+        awaited_.push_back({records_ + kAwaited, address, found->slot});
+      objects_.erase(address);
+      return;
+    }
+    if (!may_have_gaps()) {
       fault(records, i,
             "found an allocation at " + hexadecimal(address) +
                 ", where an object lives that was not freed; expected a free before it");
     }
     ++counts_.unseen_frees;
-    release(records, i, address, out);
+    const Live object = *found;
+    objects_.erase(address);
+    end(records, i, object, out);
   }
 
   void release(const RecordColumns& records, std::size_t i, std::uint64_t address, BookedRows& out) {
-    const Live* const found = objects_.find(address);
-    if (found == nullptr) {
-      if (begins_late_) {
-        ++counts_.earlier_frees;
-        return;
-      }
-      if (!is_lenient_) {
-        fault(records, i,
-              "found a free of " + hexadecimal(address) +
-                  ", which is not live (never allocated, or freed already); expected a live address");
-      }
-      ++counts_.unknown_frees;
+    end_or_fault(records, i, address, take(records, i, address, out), out);
+  }
+
+  // Ends the object that was found at an address, if one was.
+  void end_or_fault(const RecordColumns& records, std::size_t i, std::uint64_t address, const Live& object,
+                    BookedRows& out) {
+    if (object.is_live()) {
+      end(records, i, object, out);
       return;
     }
-    const Live object = *found;
-    objects_.erase(address);
+    if (!may_have_gaps()) {
+      fault(records, i,
+            "found a free of " + hexadecimal(address) +
+                ", which is not live (never allocated, or freed already); expected a live address");
+    }
+    ++counts_.unknown_frees;
+  }
+
+  void end(const RecordColumns& records, std::size_t i, const Live& object, BookedRows& out) {
     free_slots_.put(object.slot);
     requested_bytes_ -= object.size;
     append(records, i, Op::kFree, object.slot, 0, out);
@@ -308,8 +419,14 @@ class AddressBook {
   bool is_lenient_;
   std::string unit_;
   bool null_names_;
-  bool begins_late_;
+  Recorder recorder_;
   harness::IdTable<Live> objects_;  // By address.
+  // What threads are about to move, by thread, each with the address it had.
+  std::unordered_map<std::uint32_t, std::pair<std::uint64_t, Live>> moving_;
+  // Objects whose address was given out anew before their free was told, by address, the oldest first.
+  std::unordered_map<std::uint64_t, std::vector<Live>> displaced_;
+  std::deque<Awaited> awaited_;  // Of these the ones whose free may never be told.
+  std::uint64_t records_ = 0;
   harness::FreeSlots free_slots_;
   std::uint32_t slots_taken_ = 0;
   std::uint64_t requested_bytes_ = 0;

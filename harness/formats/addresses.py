@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.errors import TraceError
 from harness.formats import AS_IT_STANDS, RawTrace, Reading
-from harness.formats._formats import AddressBook, RecordFault, TextFault
+from harness.formats._formats import AddressBook, Recorder, RecordFault, TextFault
 from harness.formats.text import open_text, unreadable
 from harness.trace import REQUIRED
 
@@ -27,17 +27,28 @@ Records = dict[str, NDArray[Any]]
 _BLOCK_BYTES = 1 << 20
 
 # What each kind of loss is called, for one and for more.
-_LEFT_OUT = {
-    "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
-    "earlier_frees": (
+_LEFT_OUT = {"failed_allocations": ("left out", "allocation that failed", "allocations that failed")}
+# And what is no fault where a recorder is known to have gaps.
+_GAPS = {
+    "unknown_frees": (
         "left out",
-        "free of what was allocated before the recording began",
-        "frees of what was allocated before the recording began",
+        "free of what was not seen allocated",
+        "frees of what was not seen allocated",
     ),
-    "earlier_reallocations": (
+    "unknown_reallocations": (
         "made an allocation",
-        "realloc of what was allocated before the recording began",
-        "reallocs of what was allocated before the recording began",
+        "realloc of what was not seen allocated",
+        "reallocs of what was not seen allocated",
+    ),
+    "unseen_frees": (
+        "put in",
+        "free that was not seen, of an address given out anew",
+        "frees that were not seen, of addresses given out anew",
+    ),
+    "late_frees": (
+        "told late",
+        "free, after its address was given out anew",
+        "frees, after their addresses were given out anew",
     ),
 }
 _MENDED = {
@@ -71,7 +82,7 @@ class AddressTrace(ABC):
     """A trace whose records name objects by address.
 
     `columns`: the optional columns that every record will have. `unit`: what a record's place counts.
-    `begins_late`: whether the program had objects already when the recording began.
+    `recorder`: whether the files have gaps that are no fault.
     """
 
     unknown_columns: tuple[str, ...] = ()
@@ -83,14 +94,14 @@ class AddressTrace(ABC):
         reading: Reading = AS_IT_STANDS,
         columns: tuple[str, ...] = (),
         unit: str = "line",
-        *,
-        begins_late: bool = False,
+        recorder: Recorder = Recorder.WHOLE,
     ) -> None:
         self.path = path
         self.reading = reading
         self.columns = [*REQUIRED, *columns]
         self.metadata: dict[str, Any] = {}
-        self._book = AddressBook(lenient=reading.lenient, unit=unit, begins_late=begins_late)
+        self._recorder = recorder
+        self._book = AddressBook(lenient=reading.lenient, unit=unit, recorder=recorder)
 
     @abstractmethod
     def records(self) -> Iterator[Records]:
@@ -110,13 +121,17 @@ class AddressTrace(ABC):
     def repairs(self) -> dict[str, int]:
         """What was mended so far, by kind."""
         counted = self._book.counts()
-        return {name: counted[name] for name in _MENDED if counted.get(name)}
+        expected = _GAPS if self._recorder != Recorder.WHOLE else {}
+        return {name: counted[name] for name in _MENDED if counted.get(name) and name not in expected}
 
     @property
     def losses(self) -> list[str]:
         """What of the trace was lost so far, in words."""
         counted = self._book.counts()
-        return [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
+        texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
+        if self._recorder != Recorder.WHOLE:
+            texts += [how_often(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
+        return texts
 
 
 class TextReader(Protocol):
@@ -141,9 +156,14 @@ class LineTrace(AddressTrace):
     """A trace of text, a line a record or so, read by a native reader."""
 
     def __init__(
-        self, path: str, reader: TextReader, reading: Reading = AS_IT_STANDS, columns: tuple[str, ...] = ()
+        self,
+        path: str,
+        reader: TextReader,
+        reading: Reading = AS_IT_STANDS,
+        columns: tuple[str, ...] = (),
+        recorder: Recorder = Recorder.WHOLE,
     ) -> None:
-        super().__init__(path, reading, columns)
+        super().__init__(path, reading, columns, recorder=recorder)
         self.reader = reader
 
     def records(self) -> Iterator[Records]:
@@ -231,5 +251,9 @@ def in_words(name: str, count: int) -> str:
     known = (_LEFT_OUT | _MENDED).get(name)
     if known is None:
         return f"{name.replace('_', ' ')}: {count:,}"
-    what, one, more = known
+    return how_often(*known, count)
+
+
+def how_often(what: str, one: str, more: str, count: int) -> str:
+    """Say what was done how often, of one or more of a kind."""
     return f"{what}: {count:,} {one if count == 1 else more}"

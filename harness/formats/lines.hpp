@@ -5,6 +5,7 @@
 // first bad one or, asked to be lenient, counts it and goes on. address_book.hpp makes rows of the records.
 #pragma once
 
+#include <bit>
 #include <charconv>
 #include <cstdint>
 #include <cstring>
@@ -15,11 +16,10 @@
 #include <utility>
 #include <vector>
 
+#include "address_book.hpp"
 #include "harness/replay.hpp"
 
 namespace formats {
-
-using harness::Op;
 
 // A line that is none of its format; the text says what was expected.
 class BadLine : public std::runtime_error {
@@ -57,8 +57,25 @@ struct Records {
     place.push_back(line);
   }
 
+  // That a realloc of an address begins (address_book.hpp, kReallocBegin).
+  void begin_realloc(std::uint32_t record_thread, std::uint64_t record_address) {
+    op.push_back(kReallocBegin);
+    thread.push_back(record_thread);
+    address.push_back(record_address);
+    old_address.push_back(0);
+    size.push_back(0);
+    place.push_back(line);
+  }
+
   std::uint64_t line = 0;
 };
+
+// The alignment that an allocator makes of the one asked for: the next power of two, as glibc (malloc.c,
+// _mid_memalign) and others do.
+inline std::uint32_t rounded_alignment(std::uint64_t asked) {
+  if (asked > std::uint64_t{1} << 31) throw BadLine("the alignment is too large");
+  return static_cast<std::uint32_t>(std::bit_ceil(asked));
+}
 
 // Takes fields off the front of a line. What is missing or no number throws BadLine.
 class Fields {
@@ -106,6 +123,18 @@ class Fields {
 
   // An address as printf's %p writes it.
   std::uint64_t pointer() { return take("(nil)") ? 0 : hexadecimal(); }
+
+  // A number that is hexadecimal where 0x stands before it, else decimal.
+  std::uint64_t either() { return rest_.starts_with("0x") ? hexadecimal() : decimal(); }
+
+  // Steps over so many characters, which may be spaces.
+  std::string_view characters(std::size_t count) {
+    if (count > rest_.size()) throw BadLine("expected " + std::to_string(count) + " characters more");
+    const std::string_view found = rest_.substr(0, count);
+    rest_.remove_prefix(count);
+    skip_space();
+    return found;
+  }
 
  private:
   static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }

@@ -25,6 +25,7 @@ from harness.allocator import ALLOC, CALLOC, FREE, REALLOC
 from harness.errors import HarnessError, TraceError
 from harness.formats import AS_IT_STANDS, Description, Reading, TraceSink
 from harness.formats import memray_process as process
+from harness.formats._formats import Recorder
 from harness.formats.addresses import REMEDY, AddressTrace, Records
 from harness.formats.text import HEAD_BYTES
 from harness.sites import Frame, Sites, Stack, encode
@@ -50,7 +51,7 @@ class MemrayTrace(AddressTrace):
     """A capture; its stacks are numbered in the order in which they appear."""
 
     def __init__(self, path: str, reading: Reading = AS_IT_STANDS) -> None:
-        super().__init__(path, reading, ("site",), unit="record", begins_late=True)
+        super().__init__(path, reading, ("site",), unit="record", recorder=Recorder.PARTIAL)
         self._messages = _Messages(path)
         kind, said = self._messages.next()
         if kind == process.MISSING:

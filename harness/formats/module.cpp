@@ -4,12 +4,20 @@
 #include <nanobind/stl/string_view.h>
 
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "address_book.hpp"
 #include "android.hpp"
+#include "bpftrace.hpp"
+#include "call_sites.hpp"
 #include "go_trace.hpp"
 #include "harness/bind.hpp"
+#include "heaptrack.hpp"
 #include "lines.hpp"
+#include "ltrace.hpp"
+#include "mtrace.hpp"
+#include "valgrind.hpp"
 
 namespace {
 
@@ -57,6 +65,25 @@ nb::class_<formats::TextReader<Format>> bind_text(nb::module_& module, const cha
       .def("end", [](Reader& reader) { return to_columns(reader.end()); })
       .def_prop_ro("bad_lines", &Reader::bad_lines)
       .def_prop_ro("first_bad_line", &Reader::first_bad_line);
+}
+
+// What call_sites.py makes a table of.
+nb::dict to_dict(const formats::CallSites& sites) {
+  nb::list modules;
+  for (const std::string& path : sites.modules()) modules.append(nb::bytes(path.data(), path.size()));
+  nb::dict result;
+  result["modules"] = modules;
+  result["module_of"] = to_numpy(std::vector(sites.module_of()));
+  result["addresses"] = to_numpy(std::vector(sites.addresses()));
+  result["frames"] = to_numpy(std::vector(sites.frames()));
+  result["offsets"] = to_numpy(sites.offsets());
+  return result;
+}
+
+// Of a format whose lines tell who called.
+template <typename Format>
+void bind_sites(nb::class_<formats::TextReader<Format>>&& reader) {
+  reader.def("sites", [](const formats::TextReader<Format>& self) { return to_dict(self.format().sites()); });
 }
 
 nb::dict rows(formats::AddressBook& book, const Column<std::uint8_t>& op, const Column<std::uint32_t>& thread,
@@ -107,14 +134,13 @@ nb::dict counts(const formats::AddressBook& book) {
   nb::dict result;
   result["failed_allocations"] = now.failed_allocations;
   result["null_frees"] = now.null_frees;
-  result["earlier_frees"] = now.earlier_frees;
-  result["earlier_reallocations"] = now.earlier_reallocations;
   result["unknown_frees"] = now.unknown_frees;
   result["unknown_reallocations"] = now.unknown_reallocations;
   result["unseen_frees"] = now.unseen_frees;
   result["clock_steps_back"] = now.clock_steps_back;
   result["impossible_sizes"] = now.impossible_sizes;
   result["impossible_alignments"] = now.impossible_alignments;
+  result["late_frees"] = now.late_frees;
   return result;
 }
 
@@ -221,9 +247,14 @@ nb::list go_size_classes() {
 NB_MODULE(_formats, module) {
   nb::exception<formats::RecordFault>(module, "RecordFault");
   nb::exception<formats::TextFault>(module, "TextFault");
+  nb::enum_<formats::Recorder>(module, "Recorder")
+      .value("WHOLE", formats::Recorder::kWhole)
+      .value("PARTIAL", formats::Recorder::kPartial)
+      .value("LATE_FREES", formats::Recorder::kLateFrees)
+      .value("LATE_REALLOCS", formats::Recorder::kLateReallocs);
   nb::class_<formats::AddressBook>(module, "AddressBook")
-      .def(nb::init<bool, std::string, bool, bool>(), nb::kw_only(), "lenient"_a, "unit"_a,
-           "null_names"_a = false, "begins_late"_a = false)
+      .def(nb::init<bool, std::string, bool, formats::Recorder>(), nb::kw_only(), "lenient"_a, "unit"_a,
+           "null_names"_a = false, "recorder"_a = formats::Recorder::kWhole)
       .def("rows", &rows, nb::kw_only(), "op"_a, "thread"_a, "address"_a, "old_address"_a, "size"_a,
            "place"_a, "alignment"_a = nb::none(), "noscan"_a = nb::none(), "time_ns"_a = nb::none(),
            "site"_a = nb::none())
@@ -245,4 +276,26 @@ NB_MODULE(_formats, module) {
       .def_prop_ro("cut", [](const formats::GoTrace& trace) { return trace.wire().cut(); });
   module.def("go_size_classes", &go_size_classes);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
+  bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
+      .def_prop_ro("lost_events", [](const formats::TextReader<formats::BpftraceLines>& reader) {
+        return reader.format().lost_events();
+      });
+  bind_sites(bind_text<formats::HeaptrackLines>(module, "HeaptrackReader"));
+  bind_text<formats::LtraceLines, bool>(module, "LtraceReader", "has_times"_a)
+      .def_prop_ro("untold_allocations",
+                   [](const formats::TextReader<formats::LtraceLines>& reader) {
+                     return reader.format().untold_allocations();
+                   })
+      .def_prop_ro("executed_programs", [](const formats::TextReader<formats::LtraceLines>& reader) {
+        return reader.format().executed_programs();
+      });
+  bind_sites(bind_text<formats::MtraceLines>(module, "MtraceReader"));
+  bind_text<formats::ValgrindLines, bool>(module, "ValgrindReader", "has_times"_a)
+      .def_prop_ro("untold_allocations",
+                   [](const formats::TextReader<formats::ValgrindLines>& reader) {
+                     return reader.format().untold_allocations();
+                   })
+      .def_prop_ro("foreign_calls", [](const formats::TextReader<formats::ValgrindLines>& reader) {
+        return reader.format().foreign_calls();
+      });
 }

@@ -87,7 +87,7 @@ def _symbolise(
         module = _Module(path, build_id)
         if module.was_replaced:
             done.warnings.append(
-                f"{path} is not the file that was recorded any more; its functions have no names"
+                f"{_printable(path)} is not the file that was recorded any more; its functions have no names"
             )
         lines: dict[int, Stack] = {}
         if module.debug_file is not None:
@@ -124,19 +124,23 @@ class _Module:
 
     def __init__(self, path: str, build_id: bytes) -> None:
         self.path = path
-        self.name = os.path.basename(path) or "?"
+        self.name = _printable(os.path.basename(path)) or "?"
         self.debug_file: str | None = None
         self.was_replaced = False
         self._values = np.empty(0, np.uint64)
         self._ends = np.empty(0, np.uint64)
         self._names: list[bytes] = []
+        # A foreign trace may name anything, and a pipe would be waited for.
+        if not os.path.isfile(path):
+            return
         try:
             with open(path, "rb") as file:
                 elf = ELFFile(file)
-                self.was_replaced = bool(build_id) and _build_id(elf)[: len(build_id)] != build_id
+                found = _build_id(elf)
+                self.was_replaced = bool(build_id) and found[: len(build_id)] != build_id
                 if self.was_replaced:
                     return
-                separate = _separate_file(path, build_id, elf)
+                separate = _separate_file(path, found, elf)
                 if elf.has_dwarf_info(strict=True):
                     self.debug_file = path
                 elif separate is not None:
@@ -158,7 +162,7 @@ class _Module:
                 found.append(None)
                 continue
             if row not in names:
-                names[row] = demangle(_VERSION.sub("", os.fsdecode(self._names[row])))
+                names[row] = demangle(_VERSION.sub("", self._names[row].decode(errors="replace")))
             found.append(names[row])
         return found
 
@@ -185,6 +189,11 @@ class _Module:
         following = np.append(self._values[1:], self._values[-1:] + np.uint64(1))
         self._ends = np.where(chosen["size"] == 0, following, self._values + chosen["size"])
         self._names = [text[offset : text.index(b"\0", offset)] for offset in chosen["name"].tolist()]
+
+
+def _printable(path: str) -> str:
+    """Return a path as text that any file can hold: not every file's name is UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _build_id(elf: ELFFile) -> bytes:

@@ -10,7 +10,7 @@ from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, THREAD_END, find
 from harness.conversion import convert
 from harness.errors import TraceError
 from harness.formats import Reading
-from harness.formats._formats import AddressBook, RecordFault
+from harness.formats._formats import AddressBook, Recorder, RecordFault
 from harness.formats.addresses import in_words
 from harness.replay import replay
 from harness.trace import TraceReader, TraceWriter
@@ -161,3 +161,106 @@ def test_lenient_changes_nothing_of_a_trace_without_fault(tmp_path):
         assert not convert(path, target, reading=Reading(lenient=lenient)).warnings
         digests.add(TraceReader(target).metadata["digest"])
     assert len(digests) == 1
+
+
+# Values of op that stand in no trace: address_book.hpp.
+BEGIN = 128
+
+
+def partly_booked(records, recorder):
+    """Rows (op, object, size) and the counts that are not 0, of records (op, thread, address, old, size)."""
+    book = AddressBook(lenient=False, unit="line", recorder=recorder)
+    op, thread, address, old, size = zip(*records, strict=True)
+    rows = book.rows(
+        op=np.array(op, np.uint8),
+        thread=np.array(thread, np.uint32),
+        address=np.array(address, np.uint64),
+        old_address=np.array(old, np.uint64),
+        size=np.array(size, np.uint64),
+        place=np.arange(1, len(op) + 1, dtype=np.uint64),
+    )
+    found = [
+        tuple(int(value) for value in row)
+        for row in zip(rows["op"], rows["object"], rows["size"], strict=True)
+    ]
+    return found, {name: count for name, count in book.counts().items() if count}
+
+
+@pytest.mark.parametrize(("records", "kind", "rows", "text"), IMPOSSIBLE)
+def test_what_a_recorder_may_miss_is_counted_and_no_fault(records, kind, rows, text):
+    partial = [(op, 0, address, old, size) for op, address, old, size in records]
+    if kind == "impossible_sizes":
+        with pytest.raises(RecordFault, match=text):
+            partly_booked(partial, Recorder.PARTIAL)
+    else:
+        assert partly_booked(partial, Recorder.PARTIAL) == (rows, {kind: 1})
+
+
+def test_from_its_begin_on_a_realloc_leaves_its_address_to_others():
+    found, counts = partly_booked(
+        [
+            (ALLOC, 1, 8, 0, 10),
+            (BEGIN, 1, 8, 0, 0),
+            (ALLOC, 2, 8, 0, 11),
+            (FREE, 2, 8, 0, 0),
+            (ALLOC, 2, 8, 0, 12),
+            (REALLOC, 1, 16, 8, 99),
+            (FREE, 2, 8, 0, 0),
+            (FREE, 1, 16, 0, 0),
+        ],
+        Recorder.WHOLE,
+    )
+    rows = [(ALLOC, 0, 10), (ALLOC, 1, 11), (FREE, 1, 0), (ALLOC, 1, 12), (REALLOC, 0, 99)]
+    assert found == [*rows, (FREE, 1, 0), (FREE, 0, 0)]
+    assert not counts
+
+
+@pytest.mark.parametrize(
+    ("end", "rows"),
+    [
+        ((REALLOC, 1, 8, 8, 99), [(REALLOC, 0, 99), (FREE, 0, 0)]),
+        ((REALLOC, 1, 0, 8, 99), [(FREE, 0, 0)]),
+        ((ALLOC, 1, 16, 0, 5), [(ALLOC, 1, 5)]),
+        ((FREE, 1, 16, 0, 0), [(FREE, 0, 0)]),
+    ],
+    ids=["in place", "that fails", "whose end is missing, within its thread", "whose end is missing"],
+)
+def test_a_realloc_that_began(end, rows):
+    found, _ = partly_booked(
+        [(ALLOC, 1, 8, 0, 10), (BEGIN, 1, 8, 0, 0), end, (FREE, 1, 8, 0, 0)], Recorder.PARTIAL
+    )
+    assert found == [(ALLOC, 0, 10), *rows, *([(FREE, 0, 0)] if end[0] == ALLOC else [])]
+
+
+def test_a_realloc_whose_end_is_missing_ends_its_object_where_its_address_is_anothers():
+    found, counts = partly_booked(
+        [(ALLOC, 1, 8, 0, 10), (BEGIN, 1, 8, 0, 0), (ALLOC, 2, 8, 0, 11), (FREE, 1, 8, 0, 0)],
+        Recorder.PARTIAL,
+    )
+    assert found == [(ALLOC, 0, 10), (ALLOC, 1, 11), (FREE, 0, 0)]
+    assert not counts
+    found, counts = partly_booked(
+        [(ALLOC, 1, 8, 0, 10), (BEGIN, 1, 8, 0, 0), (ALLOC, 2, 8, 0, 11), (BEGIN, 1, 24, 0, 0)],
+        Recorder.PARTIAL,
+    )
+    assert (found[-1], counts) == ((FREE, 0, 0), {"unseen_frees": 1})
+
+
+def test_frees_told_late_are_of_the_first_object_of_their_address():
+    records = [
+        *((ALLOC, 1, 8, 0, size) for size in (10, 11, 12)),
+        (FREE, 1, 8, 0, 0),
+        (REALLOC, 1, 16, 8, 99),
+        *((FREE, 1, address, 0, 0) for address in (8, 16)),
+    ]
+    rows = [
+        (ALLOC, 0, 10),
+        (ALLOC, 1, 11),
+        (ALLOC, 2, 12),
+        (FREE, 0, 0),
+        (REALLOC, 1, 99),
+        (FREE, 2, 0),
+        (FREE, 1, 0),
+    ]
+    for recorder in (Recorder.LATE_FREES, Recorder.LATE_REALLOCS):
+        assert partly_booked(records, recorder) == (rows, {"late_frees": 2})

@@ -405,6 +405,16 @@ def test_objects_that_existed_come_first_by_address(tmp_path):
     assert rows["size"].tolist() == [48, 48, 48]
 
 
+def test_a_stack_may_come_and_go_before_what_exists_is_told(tmp_path):
+    wire = Wire()
+    stack = (heap(kind=1, pages=4, page=91), (SPAN_FREE, 91), heap(kind=1, pages=4, page=95))
+    exists = ((SPAN, 1, 1, CLASS_48_SCAN), (SPAN, 95, 4, 1), (EXISTS, PAGE, 0), (ALLOC, PAGE + 6, 0))
+    wire.events(0, 10, *stack, *exists)
+    trace, rows = read_bytes(tmp_path, wire.whole())
+    assert ops(rows) == ["alloc", "alloc"]
+    assert trace.metadata["source"]["objects_at_start"] == 1
+
+
 def test_a_free_is_a_death_before_the_collection_that_found_it(tmp_path):
     wire = Wire()
     wire.events(
