@@ -96,7 +96,7 @@ struct BookCounts {
 class AddressBook {
  public:
   // `unit` names what places count: line, record, byte. Where names are no addresses (`null_names`), 0 is one
-  // too.
+  // too, and messages show them as numbers.
   AddressBook(bool is_lenient, std::string unit, bool null_names, Recorder recorder = Recorder::kWhole)
       : is_lenient_(is_lenient), unit_(std::move(unit)), null_names_(null_names), recorder_(recorder) {}
 
@@ -202,9 +202,10 @@ class AddressBook {
       return;
     }
     if (!is_possible(records, i, 0)) return;
-    vacate(records, i, out);
+    Live& object = objects_.make(address);
+    if (object.is_live()) vacate(records, i, object, out);
     const std::uint32_t slot = take_slot(records, i);
-    objects_.insert(address, {.size = records.size[i], .slot = slot});
+    object = {.size = records.size[i], .slot = slot};
     requested_bytes_ += records.size[i];
     append(records, i, op, slot, records.size[i], out);
   }
@@ -230,7 +231,7 @@ class AddressBook {
     if (!object.is_live()) {
       if (!may_have_gaps()) {
         fault(records, i,
-              "found a realloc of " + hexadecimal(old_address) +
+              "found a realloc of " + name(old_address) +
                   ", which is not live (never allocated, or freed "
                   "already); expected a live address");
       }
@@ -242,8 +243,9 @@ class AddressBook {
       put_back(records, i, old_address, object, out);
       return;
     }
-    vacate(records, i, out);
-    objects_.insert(address, {.size = size, .slot = object.slot});
+    Live& moved = objects_.make(address);
+    if (moved.is_live()) vacate(records, i, moved, out);
+    moved = {.size = size, .slot = object.slot};
     requested_bytes_ += size - object.size;
     append(records, i, Op::kRealloc, object.slot, size, out);
   }
@@ -269,11 +271,7 @@ class AddressBook {
       const Live object = take_displaced(address);
       if (object.is_live()) return object;
     }
-    const Live* const found = objects_.find(address);
-    if (found == nullptr) return {};
-    const Live object = *found;
-    objects_.erase(address);
-    return object;
+    return objects_.take(address);
   }
 
   // The first of the objects of an address whose frees are still to be told.
@@ -309,28 +307,23 @@ class AddressBook {
     end(records, i, object, out);
   }
 
-  // What an allocation was given must be nobody's.
-  void vacate(const RecordColumns& records, std::size_t i, BookedRows& out) {
+  // What an allocation was given must be nobody's; whose it was makes room for it.
+  void vacate(const RecordColumns& records, std::size_t i, const Live& object, BookedRows& out) {
     const std::uint64_t address = records.address[i];
-    const Live* const found = objects_.find(address);
-    if (found == nullptr) return;
     if (recorder_ == Recorder::kLateFrees || recorder_ == Recorder::kLateReallocs) {
       // Its free is still to be told.
       ++counts_.late_frees;
-      displaced_[address].push_back(*found);
+      displaced_[address].push_back(object);
       if (recorder_ == Recorder::kLateReallocs)
-        awaited_.push_back({records_ + kAwaited, address, found->slot});
-      objects_.erase(address);
+        awaited_.push_back({records_ + kAwaited, address, object.slot});
       return;
     }
     if (!may_have_gaps()) {
       fault(records, i,
-            "found an allocation at " + hexadecimal(address) +
+            "found an allocation at " + name(address) +
                 ", where an object lives that was not freed; expected a free before it");
     }
     ++counts_.unseen_frees;
-    const Live object = *found;
-    objects_.erase(address);
     end(records, i, object, out);
   }
 
@@ -347,7 +340,7 @@ class AddressBook {
     }
     if (!may_have_gaps()) {
       fault(records, i,
-            "found a free of " + hexadecimal(address) +
+            "found a free of " + name(address) +
                 ", which is not live (never allocated, or freed already); expected a live address");
     }
     ++counts_.unknown_frees;
@@ -406,7 +399,8 @@ class AddressBook {
 
   bool is_null(std::uint64_t address) const { return address == 0 && !null_names_; }
 
-  static std::string hexadecimal(std::uint64_t number) {
+  std::string name(std::uint64_t number) const {
+    if (null_names_) return std::to_string(number);
     char digits[2 + 16 + 1];
     std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(number));
     return digits;

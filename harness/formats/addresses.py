@@ -7,7 +7,8 @@ out or mended on the way is counted, and said in words once everything was read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,37 @@ Records = dict[str, NDArray[Any]]
 _BLOCK_BYTES = 1 << 20
 
 # What each kind of loss is called, for one and for more.
-_LEFT_OUT = {"failed_allocations": ("left out", "allocation that failed", "allocations that failed")}
+_LEFT_OUT = {
+    "failed_allocations": ("left out", "allocation that failed", "allocations that failed"),
+    "collections": ("left out", "explicit collection", "explicit collections"),
+    "failed_calls": ("left out", "call that returned null", "calls that returned null"),
+    "size_hints": ("left out", "free's word on size or alignment", "frees' words on size or alignment"),
+    "thread_ends": ("left out", "end of a thread", "ends of threads"),
+    "other_threads": (
+        "put under one thread with the rest",
+        "call of another thread",
+        "calls of other threads",
+    ),
+    "callocs": ("made a malloc", "calloc", "callocs"),
+    "alignments_of_any": ("left out", "alignment", "alignments"),
+    "surplus_lines": (
+        "left out",
+        "line behind as many as the header counts",
+        "lines behind as many as the header counts",
+    ),
+    "writes": ("left out", "write to a block", "writes to blocks"),
+    "times": (
+        "left out",
+        "line's time, where the file's head has none",
+        "lines' times, where the file's head has none",
+    ),
+    "late_times": (
+        "replaced by the one before",
+        "time of a call that began before the one above it",
+        "times of calls that began before those above them",
+    ),
+    "alignments": ("left out", "alignment of a calloc or realloc", "alignments of callocs and reallocs"),
+}
 # And what is no fault where a recorder is known to have gaps.
 _GAPS = {
     "unknown_frees": (
@@ -70,6 +101,16 @@ _MENDED = {
         "alignment that is no power of two",
         "alignments that are no powers of two",
     ),
+    "missing_syncs": (
+        "taken for given",
+        "wait for a sync that no thread gives",
+        "waits for syncs that no thread gives",
+    ),
+    "broken_threads": (
+        "left out",
+        "thread's rest, from an operation that could not be read",
+        "threads' rests, each from an operation that could not be read",
+    ),
     "bad_rows": ("dropped", "row that could not be read", "rows that could not be read"),
     "bad_lines": ("dropped", "line that could not be read", "lines that could not be read"),
 }
@@ -82,6 +123,7 @@ class AddressTrace(ABC):
     """A trace whose records name objects by address.
 
     `columns`: the optional columns that every record will have. `unit`: what a record's place counts.
+    `names_objects`: what stands for addresses are numbers of objects, 0 as good as any.
     `recorder`: whether the files have gaps that are no fault.
     """
 
@@ -95,13 +137,16 @@ class AddressTrace(ABC):
         columns: tuple[str, ...] = (),
         unit: str = "line",
         recorder: Recorder = Recorder.WHOLE,
+        names_objects: bool = False,
     ) -> None:
         self.path = path
         self.reading = reading
         self.columns = [*REQUIRED, *columns]
         self.metadata: dict[str, Any] = {}
         self._recorder = recorder
-        self._book = AddressBook(lenient=reading.lenient, unit=unit, recorder=recorder)
+        self._book = AddressBook(
+            lenient=reading.lenient, unit=unit, null_names=names_objects, recorder=recorder
+        )
 
     @abstractmethod
     def records(self) -> Iterator[Records]:
@@ -127,15 +172,22 @@ class AddressTrace(ABC):
     @property
     def losses(self) -> list[str]:
         """What of the trace was lost so far, in words."""
-        counted = self._book.counts()
-        texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted[name]]
+        counted = self._book.counts() | self.counts()
+        texts = [in_words(name, counted[name]) for name in _LEFT_OUT if counted.get(name)]
         if self._recorder != Recorder.WHOLE:
             texts += [how_often(*words, counted[name]) for name, words in _GAPS.items() if counted[name]]
         return texts
 
+    def counts(self) -> dict[str, int]:
+        """Count what the reader itself has left out so far, by kind."""
+        return {}
+
 
 class TextReader(Protocol):
     """A native reader of text: lines.hpp."""
+
+    def counts(self) -> dict[str, int]:
+        """Count what the format leaves out, by kind."""
 
     def read(self, block: bytes) -> Records:
         """Return what a block's whole lines say."""
@@ -147,13 +199,9 @@ class TextReader(Protocol):
     def bad_lines(self) -> int:
         """How many lines a lenient reader could not read."""
 
-    @property
-    def first_bad_line(self) -> str:
-        """The first of them, and what was expected."""
-
 
 class LineTrace(AddressTrace):
-    """A trace of text, a line a record or so, read by a native reader."""
+    """A trace that a native reader reads from its beginning to its end: text, a line a record or so."""
 
     def __init__(
         self,
@@ -162,26 +210,45 @@ class LineTrace(AddressTrace):
         reading: Reading = AS_IT_STANDS,
         columns: tuple[str, ...] = (),
         recorder: Recorder = Recorder.WHOLE,
+        unit: str = "line",
+        names_objects: bool = False,
     ) -> None:
-        super().__init__(path, reading, columns, recorder=recorder)
+        super().__init__(path, reading, columns, unit, recorder, names_objects)
         self.reader = reader
 
     def records(self) -> Iterator[Records]:
-        """Yield the records of a block of text at a time."""
+        """Yield the records of a block of text at a time, while the next is read on a thread of its own."""
+        # Loaded here, since a trace in another format does without.
+        from concurrent.futures import ThreadPoolExecutor
+
         stream = open_text(self.path)
-        block = b"begun"
-        while block:
-            try:
-                block = stream.read(_BLOCK_BYTES)
-            except (OSError, pa.ArrowException) as error:
-                raise unreadable(self.path, error) from error
-            try:
-                records = self.reader.read(block) if block else self.reader.end()
-            except TextFault as fault:
-                raise TraceError(f"{self.path}: {fault}{REMEDY}") from fault
-            # A block without a record has no optional columns either.
-            if len(records["op"]):
-                yield records
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(self._block, stream)
+            while (records := pending.result()) is not None:
+                pending = ahead.submit(self._block, stream)
+                # A block without a record has no optional columns either.
+                if len(records["op"]):
+                    yield records
+        if len((last := self._parsed(self.reader.end))["op"]):
+            yield last
+
+    def _block(self, stream: pa.NativeFile) -> Records | None:
+        """Return the records of the next block, or None at the end."""
+        try:
+            block = stream.read(_BLOCK_BYTES)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.path, error) from error
+        return self._parsed(partial(self.reader.read, block)) if block else None
+
+    def _parsed(self, parse: Callable[[], Records]) -> Records:
+        try:
+            return parse()
+        except TextFault as fault:
+            raise TraceError(f"{self.path}: {fault}{REMEDY}") from fault
+
+    def counts(self) -> dict[str, int]:
+        """Count what the format has left out so far, by kind."""
+        return self.reader.counts()
 
     @property
     def repairs(self) -> dict[str, int]:

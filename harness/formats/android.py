@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import re
 
-from harness.errors import HarnessError
-from harness.formats import AS_IT_STANDS, Description, Reading, TraceSink
-from harness.formats._formats import AndroidReader
+from harness.formats import AS_IT_STANDS, Description, Reading
+from harness.formats._formats import AndroidReader, AndroidText
 from harness.formats.addresses import LineTrace
+from harness.formats.calls import CallWriter
 from harness.formats.text import head_of
 
-_CALL = rb"\s*\d+:\s*(?:malloc|calloc|realloc|memalign|free|thread_done)\s+0x[0-9a-f]+"
-_LINE = re.compile(_CALL + rb"[ \t\d]*(?:0x[0-9a-f]+)?[ \t\d]*\r?$", re.MULTILINE)
-_LINE_WITH_TIMES = re.compile(
-    rb"\s*\d+:\s*(?:(?:malloc|realloc\s+0x[0-9a-f]+)\s+0x[0-9a-f]+\s+\d+|(?:calloc|memalign)\s+0x[0-9a-f]+"
-    rb"\s+\d+\s+\d+|(?:free|thread_done)\s+0x[0-9a-f]+)\s+\d+\s+\d+\s*$"
+_NUMBERS = rb"(?:[ \t]+(?:0x[0-9a-f]+|-?\d+))*[ \t\r]*$"
+_LINE = re.compile(
+    rb"\s*\d+:[ \t]*(?:malloc|calloc|realloc|memalign|free|thread_done)[ \t]+0x[0-9a-f]+" + _NUMBERS,
+    re.MULTILINE,
+)
+# A line with a number more than its call has: the first of its times.
+_WITH_TIMES = re.compile(
+    rb"^[ \t]*\d+:[ \t]*(?:(?:malloc|realloc[ \t]+0x[0-9a-f]+)[ \t]+0x[0-9a-f]+[ \t]+\d+[ \t]+-?\d+"
+    rb"|(?:calloc|memalign)[ \t]+0x[0-9a-f]+[ \t]+\d+[ \t]+\d+[ \t]+-?\d+"
+    rb"|(?:free|thread_done)[ \t]+0x[0-9a-f]+[ \t]+-?\d+)",
+    re.MULTILINE,
 )
 
 
 class Android:
     """Text of Android's memory_replay."""
 
-    suffixes = (".android", ".txt")
+    suffixes = (".android",)
     keeps_metadata = False
 
     def recognises(self, head: bytes) -> bool:
@@ -33,13 +39,13 @@ class Android:
 
     def read(self, path: str, reading: Reading = AS_IT_STANDS) -> LineTrace:
         """Open a file of calls."""
-        first = head_of(path).lstrip().split(b"\n", 1)[0]
-        has_times = _LINE_WITH_TIMES.match(first) is not None
+        # Any line of the head will do: a thread's end had none when calls already had.
+        has_times = _WITH_TIMES.search(head_of(path)) is not None
         reader = AndroidReader(lenient=reading.lenient, has_times=has_times)
         trace = LineTrace(path, reader, reading, ("alignment", *(("time_ns",) if has_times else ())))
         trace.metadata["source"] = {"recorder": "memory_replay text"}
         return trace
 
-    def write(self, path: str, description: Description) -> TraceSink:
-        """Refuse."""
-        raise HarnessError(f"{path}: Android's text is only read")
+    def write(self, path: str, description: Description) -> CallWriter:
+        """Begin a file of calls."""
+        return CallWriter(path, AndroidText(), description, kept=("alignment", "time_ns"))

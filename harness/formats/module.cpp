@@ -9,6 +9,7 @@
 
 #include "address_book.hpp"
 #include "android.hpp"
+#include "android_text.hpp"
 #include "bpftrace.hpp"
 #include "call_sites.hpp"
 #include "go_trace.hpp"
@@ -16,8 +17,12 @@
 #include "heaptrack.hpp"
 #include "lines.hpp"
 #include "ltrace.hpp"
+#include "malloc_bench.hpp"
 #include "mtrace.hpp"
+#include "rep.hpp"
+#include "rep_text.hpp"
 #include "valgrind.hpp"
+#include "workload.hpp"
 
 namespace {
 
@@ -43,6 +48,12 @@ nb::dict to_columns(formats::Records records) {
   return columns;
 }
 
+nb::dict to_dict(const formats::Counts& counts) {
+  nb::dict result;
+  for (const auto& [name, count] : counts) result[name] = count;
+  return result;
+}
+
 // A reader of text as a Python class; `initialise` binds its constructor, and what else the format tells can
 // follow.
 template <typename Format, typename... Arguments, typename... Extra>
@@ -63,6 +74,14 @@ nb::class_<formats::TextReader<Format>> bind_text(nb::module_& module, const cha
           },
           "block"_a)
       .def("end", [](Reader& reader) { return to_columns(reader.end()); })
+      .def("counts",
+           [](const Reader& reader) {
+             if constexpr (requires { reader.format().counts(); }) {
+               return to_dict(reader.format().counts());
+             } else {
+               return nb::dict();
+             }
+           })
       .def_prop_ro("bad_lines", &Reader::bad_lines)
       .def_prop_ro("first_bad_line", &Reader::first_bad_line);
 }
@@ -242,6 +261,33 @@ nb::list go_size_classes() {
   return result;
 }
 
+// A writer of calls as a Python class.
+template <typename Text>
+nb::class_<Text> bind_writer(nb::module_& module, const char* name) {
+  return nb::class_<Text>(module, name)
+      .def(nb::init<>())
+      .def(
+          "lines",
+          [](Text& text, const Column<std::uint8_t>& op, const Column<std::uint32_t>& thread,
+             const Column<std::uint64_t>& object, const Column<std::uint64_t>& size,
+             const std::optional<Column<std::uint32_t>>& alignment,
+             const std::optional<Column<std::int64_t>>& time_ns) {
+            formats::CallRows rows{
+                .op = view(op), .thread = view(thread), .object = view(object), .size = view(size)};
+            if (alignment) rows.alignment = view(*alignment);
+            if (time_ns) rows.time_ns = view(*time_ns);
+            std::string_view lines;
+            {
+              nb::gil_scoped_release unlocked;
+              lines = text.lines(rows);
+            }
+            return nb::bytes(lines.data(), lines.size());
+          },
+          nb::kw_only(), "op"_a, "thread"_a, "object"_a, "size"_a, "alignment"_a = nb::none(),
+          "time_ns"_a = nb::none())
+      .def("counts", [](const Text& text) { return to_dict(text.counts()); });
+}
+
 }  // namespace
 
 NB_MODULE(_formats, module) {
@@ -276,9 +322,50 @@ NB_MODULE(_formats, module) {
       .def_prop_ro("cut", [](const formats::GoTrace& trace) { return trace.wire().cut(); });
   module.def("go_size_classes", &go_size_classes);
   bind_text<formats::AndroidLines, bool>(module, "AndroidReader", "has_times"_a);
+  bind_writer<formats::AndroidText>(module, "AndroidText");
+  bind_text<formats::RepLines>(module, "RepReader");
+  bind_writer<formats::RepText>(module, "RepText")
+      .def_prop_ro("ids", &formats::RepText::ids)
+      .def_prop_ro("operations", &formats::RepText::operations);
+  nb::class_<formats::MallocBenchReader>(module, "MallocBenchReader")
+      .def(nb::init<bool>(), nb::kw_only(), "lenient"_a)
+      .def(
+          "read",
+          [](formats::MallocBenchReader& reader, const nb::bytes& block) {
+            formats::Records records;
+            {
+              nb::gil_scoped_release unlocked;
+              records = reader.read({block.c_str(), block.size()});
+            }
+            return to_columns(std::move(records));
+          },
+          "block"_a)
+      .def("end", [](formats::MallocBenchReader& reader) { return to_columns(reader.end()); })
+      .def("counts", [](const formats::MallocBenchReader& reader) { return to_dict(reader.counts()); })
+      .def_prop_ro("bad_lines", &formats::MallocBenchReader::bad_records);
+  nb::class_<formats::WorkloadReader>(module, "WorkloadReader")
+      .def(nb::init<int, std::uint64_t, bool>(), nb::kw_only(), "file"_a, "file_bytes"_a, "lenient"_a)
+      .def(
+          "read",
+          [](formats::WorkloadReader& reader, std::size_t count) {
+            formats::Records records;
+            {
+              nb::gil_scoped_release unlocked;
+              records = reader.read(count);
+            }
+            return to_columns(std::move(records));
+          },
+          "count"_a)
+      .def_prop_ro("threads", &formats::WorkloadReader::threads)
+      .def_prop_ro("missing_syncs", &formats::WorkloadReader::missing_syncs)
+      .def_prop_ro("broken_threads", &formats::WorkloadReader::broken_threads);
   bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
-      .def_prop_ro("lost_events", [](const formats::TextReader<formats::BpftraceLines>& reader) {
-        return reader.format().lost_events();
+      .def_prop_ro("lost_events",
+                   [](const formats::TextReader<formats::BpftraceLines>& reader) {
+                     return reader.format().lost_events();
+                   })
+      .def_prop_ro("lines_lacking", [](const formats::TextReader<formats::BpftraceLines>& reader) {
+        return reader.format().lines_lacking();
       });
   bind_sites(bind_text<formats::HeaptrackLines>(module, "HeaptrackReader"));
   bind_text<formats::LtraceLines, bool>(module, "LtraceReader", "has_times"_a)

@@ -1,4 +1,4 @@
-"""What the text formats share: compressed streams, the head of a file, and rows written as text.
+"""What the text formats share: compressed streams, the head of a file, and files of text that appear whole.
 
 A stream is opened by what it begins with, not by its name: gzip and zstd are undone, `-` is standard input.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from harness.trace import AtomicOutput, reason
 
 # Enough for a compressor's first block, and for a header of any length that makes sense.
 HEAD_BYTES = 1 << 18
+_COPIED_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -54,6 +56,21 @@ def open_text(path: str) -> pa.NativeFile:
         codec = _codec(_first_bytes(path))
         stream = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else _open(path)
         return stream if codec is None else pa.CompressedInputStream(stream, codec)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def seekable(path: str) -> BinaryIO:
+    """Return a file's decompressed bytes to be read at any place: the file, or a temporary copy of it."""
+    try:
+        if path != "-" and "://" not in path and _codec(_first_bytes(path)) is None:
+            return open(path, "rb")
+        with open_text(path) as stream:
+            copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (the caller's)
+            while block := stream.read(_COPIED_BYTES):
+                copy.write(block)
+            copy.flush()
+            return copy
     except (OSError, pa.ArrowException, ValueError) as error:
         raise unreadable(path, error) from error
 
@@ -136,15 +153,11 @@ def _codec(first: bytes) -> str | None:
     return next((codec for magic, codec in _MAGIC.items() if first.startswith(magic)), None)
 
 
-class TextWriter:
-    """Writes rows as text: each column's value between the fixed pieces of a row, ops as names.
+class TextOutput:
+    """A file of text, compressed where its suffix says so, that appears when the block ends well."""
 
-    `pieces` has one more than `columns`: what stands before the first, between, and after the last.
-    """
-
-    def __init__(self, path: str, columns: list[str], pieces: list[str], header: str = "") -> None:
-        self._columns = columns
-        self._pieces = pieces
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._output = AtomicOutput(path)
         codec = next((codec for suffix, codec in _CODECS.items() if path.lower().endswith(suffix)), None)
         try:
@@ -153,7 +166,6 @@ class TextWriter:
                 if codec is None
                 else pa.CompressedOutputStream(self._output.stream, codec)
             )
-            self._stream.write(header.encode())
         except BaseException:
             self._output.discard()
             raise
@@ -168,11 +180,49 @@ class TextWriter:
             self._abort()
             return
         try:
+            self.finish()
             self._stream.close()
             self._output.commit()
         except BaseException:
             self._abort()
             raise
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """What the format could not hold of the rows that were written, in words."""
+        return ()
+
+    def put(self, text: bytes | pa.Buffer) -> None:
+        """Append text as it is."""
+        self._stream.write(text)
+
+    def finish(self) -> None:
+        """Append what can only be said after the last row."""
+
+    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
+        """Take no notice: text holds rows alone."""
+
+    def _abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._stream.close()
+        self._output.discard()
+
+
+class TextWriter(TextOutput):
+    """Writes rows as text: each column's value between the fixed pieces of a row, ops as names.
+
+    `pieces` has one more than `columns`: what stands before the first, between, and after the last.
+    """
+
+    def __init__(self, path: str, columns: list[str], pieces: list[str], header: str = "") -> None:
+        super().__init__(path)
+        self._columns = columns
+        self._pieces = pieces
+        self._header = header.encode()
+
+    def __enter__(self) -> Self:
+        self.put(self._header)
+        return self
 
     def write(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Append rows; every announced column, of one length."""
@@ -183,15 +233,7 @@ class TextWriter:
         if len(rows):
             # Joined, the rows of one array are one run of bytes.
             end = np.frombuffer(rows.buffers()[1], np.int32, len(rows) + 1)[-1]
-            self._stream.write(rows.buffers()[2].slice(0, int(end)))
-
-    def describe(self, metadata: Mapping[str, Any], sites: bytes | None) -> None:
-        """Take no notice: text holds rows alone."""
-
-    def _abort(self) -> None:
-        with contextlib.suppress(Exception):
-            self._stream.close()
-        self._output.discard()
+            self.put(rows.buffers()[2].slice(0, int(end)))
 
 
 def _as_text(name: str, values: NDArray[Any]) -> pa.Array:

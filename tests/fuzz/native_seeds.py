@@ -15,5 +15,10 @@ def _lines(*constants: str) -> Callable[[], list[bytes]]:
 
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "android": _lines("test_android.CALLS"),
+    "bpftrace": _lines("test_bpftrace.PRINTED"),
+    "heaptrack": _lines("test_heaptrack.RAW"),
+    "ltrace": _lines("test_ltrace.CALLED"),
+    "mtrace": _lines("test_mtrace.CALLED"),
+    "valgrind": _lines("test_valgrind.LOG"),
     "go_trace": lambda: [bytes((size,)) + sample(version) for version in (23, 25, 26) for size in (3, 255)],
 }

@@ -55,6 +55,46 @@ class IdTable {
     place(id, value);
   }
 
+  // The value of an id; where there was none, one that the caller makes live before anything else. Moves
+  // other values.
+  Value& make(std::uint64_t id) {
+    if (id >= direct_.size() && id < kDirectIds + kDirectIdsPerValue * size_) widen(id);
+    if (id < direct_.size()) {
+      if (!direct_[id].is_live()) ++size_;
+      return direct_[id];
+    }
+    if ((hashed_ + 1) * 2 > ids_.size()) {
+      --shift_;
+      rehash(ids_.size() * 2);
+    }
+    std::size_t i = home(id);
+    for (; ids_[i] != kNoId; i = (i + 1) & mask_) {
+      if (ids_[i] == id) return values_[i];
+    }
+    ++size_;
+    ++hashed_;
+    ids_[i] = id;
+    return values_[i] = Value{};
+  }
+
+  // Takes a value out of the table, a default one where there is none. Moves other values.
+  Value take(std::uint64_t id) {
+    if (id < direct_.size()) {
+      const Value taken = std::exchange(direct_[id], Value{});
+      if (taken.is_live()) --size_;
+      return taken;
+    }
+    std::size_t i = home(id);
+    while (ids_[i] != id) {
+      if (ids_[i] == kNoId) return Value{};
+      i = (i + 1) & mask_;
+    }
+    const Value taken = values_[i];
+    --size_;
+    close(i);
+    return taken;
+  }
+
   // The id must be in the table. Moves other values.
   void erase(std::uint64_t id) {
     --size_;
@@ -64,16 +104,7 @@ class IdTable {
     }
     std::size_t hole = home(id);
     while (ids_[hole] != id) hole = (hole + 1) & mask_;
-    for (std::size_t i = (hole + 1) & mask_; ids_[i] != kNoId; i = (i + 1) & mask_) {
-      // An entry may move into the hole unless its home lies behind the hole on its way.
-      if (((i - home(ids_[i])) & mask_) >= ((i - hole) & mask_)) {
-        ids_[hole] = ids_[i];
-        values_[hole] = values_[i];
-        hole = i;
-      }
-    }
-    ids_[hole] = kNoId;
-    --hashed_;
+    close(hole);
   }
 
   // The array, by id, for whoever changes values without a detour; adjust_size() tells the table afterwards.
@@ -87,6 +118,20 @@ class IdTable {
 
   // Stands in the open-addressing table where nothing does: this id always goes to the array.
   static constexpr std::uint64_t kNoId = 0;
+
+  // Moves values up so that no search ends at a hole before it ought to.
+  void close(std::size_t hole) {
+    for (std::size_t i = (hole + 1) & mask_; ids_[i] != kNoId; i = (i + 1) & mask_) {
+      // An entry may move into the hole unless its home lies behind the hole on its way.
+      if (((i - home(ids_[i])) & mask_) >= ((i - hole) & mask_)) {
+        ids_[hole] = ids_[i];
+        values_[hole] = values_[i];
+        hole = i;
+      }
+    }
+    ids_[hole] = kNoId;
+    --hashed_;
+  }
 
   std::size_t home(std::uint64_t id) const {
     // Fibonacci hashing: addresses differ in their low bits, the table's index is made of the high ones.
