@@ -35,6 +35,10 @@ class ParquetTrace(TraceReader):
         return [name for name in self.schema.names if name not in COLUMNS]
 
     def _check_schema(self) -> None:
+        """Take any file: what is read as a table need not be a trace."""
+
+    def expect_trace(self) -> None:
+        """Raise TraceError where the columns are not a trace's, or of types that do not fit."""
         expect_required(self.path, self.schema.names)
         for name in self.columns:
             found = self.schema.field(name).type
@@ -47,36 +51,6 @@ class ParquetTrace(TraceReader):
     def _to_numpy(self, name: str, column: pa.Array, first_row: int) -> NDArray[Any]:
         return to_numpy(self.path, name, column, first_row)
 
-
-class ParquetTable:
-    """A Parquet file of any columns."""
-
-    may_have_more = False
-    bad_rows = 0
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._reader = _AnyParquet(path)
-        self.names: list[str] = list(self._reader.schema.names)
-        self.metadata = self._reader.metadata
-        self.sites = self._reader.sites
-
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
-        """Yield the rows, a batch of the reader's at a time."""
-        expect_types(self.path, self._reader.schema, names)
-        row = 0
-        for columns in self._reader.arrow_batches(names):
-            count = len(columns[names[0]])
-            yield Batch(np.arange(row, row + count, dtype=np.uint64), columns)
-            row += count
-
-
-class _AnyParquet(TraceReader):
-    """A Parquet file that need not be a trace."""
-
-    def _check_schema(self) -> None:
-        pass
-
     def arrow_batches(self, names: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
         """Yield columns by name as Arrow has them; TraceError where the file breaks off."""
         row = 0
@@ -86,6 +60,29 @@ class _AnyParquet(TraceReader):
                 row += batch.num_rows
         except DAMAGE as error:
             raise unreadable(self.path, error, f"row {row} or after: ") from error
+
+
+class ParquetTable:
+    """A Parquet file of any columns."""
+
+    may_have_more = False
+    bad_rows = 0
+
+    def __init__(self, reader: ParquetTrace) -> None:
+        self.path = reader.path
+        self._reader = reader
+        self.names: list[str] = list(reader.schema.names)
+        self.metadata = reader.metadata
+        self.sites = reader.sites
+
+    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows, a batch of the reader's at a time."""
+        expect_types(self.path, self._reader.schema, names)
+        row = 0
+        for columns in self._reader.arrow_batches(names):
+            count = len(columns[names[0]])
+            yield Batch(np.arange(row, row + count, dtype=np.uint64), columns)
+            row += count
 
 
 class Parquet:
@@ -101,8 +98,11 @@ class Parquet:
 
     def read(self, path: str, reading: Reading = AS_IT_STANDS) -> RawTrace:
         """Open a Parquet file."""
-        table = ParquetTable(path)
-        return ParquetTrace(path) if is_plain(table.names, reading) else MappedTrace(table, reading)
+        trace = ParquetTrace(path)  # Once: standard input is gone when it was read.
+        if not is_plain(trace.schema.names, reading):
+            return MappedTrace(ParquetTable(trace), reading)
+        trace.expect_trace()
+        return trace
 
     def write(self, path: str, description: Description) -> TraceWriter:
         """Begin a trace of harness-trace/1."""

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["harness.formats"]):
     for each in formats.names():
         formats.named(each)
 
-from holds import check, check_recognition  # noqa: E402
+from holds import check, check_recognition, quicken  # noqa: E402
 from mutations import mutated, wrapped  # noqa: E402
 from targets import TARGETS  # noqa: E402
 
@@ -50,6 +50,7 @@ def main() -> None:
         head = bytes(random_.randrange(256) for _ in range(2)) if random_.random() < 0.3 else data[:2]
         return (head + mutated(data[2:], random_, TARGETS[name].tokens))[:most_bytes]
 
+    quicken()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     arguments = [
         sys.argv[0],
