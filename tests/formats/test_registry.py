@@ -96,7 +96,7 @@ def writes(form, folder):
 
 def test_the_table_of_formats_in_the_documentation_is_the_registrys(tmp_path):
     page = (ROOT / "docs" / "how-to" / "convert.md").read_text()
-    table = re.findall(r"^\| `(\w+)` \|[^|]*\| (in(?:, out)?) \|", page, re.M)
+    table = re.findall(r"^\| `([\w-]+)` \|[^|]*\| (in(?:, out)?) \|", page, re.M)
     expected = {name: "in, out" if writes(form, tmp_path) else "in" for name, form in ours().items()}
     assert dict(table) == expected
     assert len(table) == len(expected)
