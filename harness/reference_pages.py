@@ -32,6 +32,7 @@ from harness.allocator import (
 _GROUPS = {
     ENTRY_POINT_GROUP: "a class that answers `feed()` and `result()`: an `Allocator` or a `NativeAllocator`",
     conform.ENTRY_POINT_GROUP: "a function that makes two subjects: the model, and a reader of the truth",
+    conform.RECORDINGS_GROUP: "a class that compares its model with what the real allocator wrote of itself",
     calibration.ENTRY_POINT_GROUP: "something that makes a subject: the model's counts, the real one's times",
     formats.ENTRY_POINT_GROUP: "a class that reads traces of another format, and may write them",
 }

@@ -104,11 +104,12 @@ class TraceReader:
         try:
             self._file = pq.ParquetFile(_source(path), pre_buffer=False, buffer_size=_READ_BYTES)
             self.schema = self._file.schema_arrow
+            names = self.schema.names
         except DAMAGE as error:
             raise TraceError(f"{path}: {reason(path, error)}") from error
         self.events: int = self._file.metadata.num_rows
         self.metadata = self._metadata()
-        self.columns = [name for name in COLUMNS if name in self.schema.names]
+        self.columns = [name for name in COLUMNS if name in names]
         self._check_schema()
 
     @property

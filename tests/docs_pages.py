@@ -6,6 +6,7 @@ A comment before a block says what is not plain: `<!-- needs: go libtcmalloc -->
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from library_support import needs_library, needs_tcmalloc
 from recorder_support import needs_tool
+
+from allocators.go.runtime import find_toolchain
+from harness.errors import AllocatorError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -126,6 +130,9 @@ def _environment(folder: Path) -> dict[str, str]:
         f'#!/bin/sh\nexec {sys.executable} -P -c "from harness.cli import main; main()" "$@"\n'
     )
     (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    # Go comes with the development dependencies, whose programs need not be on the PATH.
+    with contextlib.suppress(AllocatorError):
+        (tools / "go").write_text(f'#!/bin/sh\nexec {find_toolchain().go} "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
     return os.environ | {

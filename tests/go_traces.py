@@ -242,3 +242,35 @@ class Wire:
     def whole(self) -> bytes:
         """The file, whose last generation may be empty."""
         return bytes(self.data) + (b"\x34" if self.version >= 26 else b"")
+
+
+def sample(version: int) -> bytes:
+    """A small trace with all that is told of a heap: two threads, two generations, objects of every kind."""
+    page, scan_48, noscan_16, large, manual = 1024, 5 << 2, (2 << 2) | 2, 0, 1
+    wire = Wire(version)
+    wire.batch(0, 0, b"\x04\x05\x07\x0aruntime.GC\x05\x08\x04main")
+    wire.batch(0, 0, bytes([2, 3, 1, 2, 9, 7, 8, 1, 9, 8, 8, 2]))
+    wire.types((1, 48, 8, "T"), (2, 8, 0, "int64"), (3, 30000, 8, "Large"))
+    wire.events(
+        *(0, 10),
+        (SPAN, 9, 4, manual),
+        (SPAN, 1, 1, scan_48),
+        (EXISTS, page, 1),
+        (SPAN_ALLOC, 2, 1, noscan_16),
+        (ALLOC, 2 * page, 2),
+        (ALLOC, 2 * page + 1, 2),
+        (SPAN_ALLOC, 3, 8, large),
+        (ALLOC, 3 * page, 3),
+        (GC_BEGIN, 1, 1),
+        (ALLOC, page + 6, 0),
+        (GC_END, 2),
+        (FREE, 3 * page),
+        (SPAN_FREE, 3),
+    )
+    wire.events(1, 25, (FREE, page), (ALLOC, page, 1))
+    wire.end()
+    wire.types((4, 48, 8, "T"))
+    wire.events(
+        0, 60, (ALLOC, page + 12, 4), (GC_BEGIN, 3, 0), (GC_END, 4), (FREE, 2 * page), (FREE, page + 6)
+    )
+    return wire.whole()

@@ -106,7 +106,7 @@ class Collector {
   // What is allocated while marking is marked (gcmarknewobject). Slots of cached spans are, when these are
   // settled.
   void allocated_large(const Span& span) {
-    if (marking_) mark_slot(heap_.spans().bits(), span, 0, work_);
+    if (marking_) mark_slot(heap_.spans().bits(), span, slot_bit(span, 0), work_);
   }
 
   // Brings the counts of all cached spans up to date.
@@ -219,7 +219,8 @@ class Collector {
     }
     for (const auto& p : ps_) {
       if (p->tiny.has_block()) {
-        mark_slot(heap_.spans().bits(), *p->tiny.block().span, p->tiny.block().slot, work_);
+        const SlotBit slot = SlotBits::slot_of_holders(p->tiny.block());
+        mark_slot(heap_.spans().bits(), heap_.spans().of_word(slot.word), slot, work_);
       }
       p->assist_bytes = 0;
     }

@@ -98,23 +98,25 @@ class Go {
 
   // An object of a size class is taken from the P's span of that class, or dies.
   static constexpr bool kExchangesPages = false;
+  static constexpr std::uint32_t kExchangedAlignment = 8;
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
-    if (request.size > kMaxSmallBytes || request.alignment > 8 || request.thread >= seen_threads_)
-        [[unlikely]]
-      return harness::kNotExchanged;
     P* const p = p_by_thread_[request.thread];
-    if (p == nullptr) [[unlikely]]
+    if (request.size > kMaxSmallBytes || p == nullptr) [[unlikely]]
       return harness::kNotExchanged;
     if (block.kind > Kind::kSmall) [[unlikely]]
-      return release_from(*p, block);
+      return exchange_tiny_death(*p, block);
     Tiers& tiers = *tiers_;
+    // Of a death, too: an object is of the same size, and as noscan, as at its birth, and those that were
+    // aligned are of another kind.
     const std::uint64_t wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    if (wanted == 0) [[unlikely]]
+      return exchange_tiny(*p, block, request.size);
     CachedSpan& cached = p->mcache.at(wanted);
-    // No span of class 0 is cached, so what wants that finds no slot. At a death any slot will do.
+    // At a death any slot will do.
     const std::uint64_t free = cached.alloc_cache | allocates.if_second(~std::uint64_t{0});
     if (free == 0) [[unlikely]]
-      return exchange_slowly(*p, static_cast<SpanClass>(wanted), block, request.size, request.noscan);
+      return harness::kNotExchanged;
     if (tiers.collector.marking()) {
       // The program pays for its allocation, or must first assist.
       if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
@@ -126,16 +128,102 @@ class Go {
     cached.alloc_cache &= cached.alloc_cache - allocates.if_first(1);
     // An allocation comes without a block, and turns no bit over until its slot is settled.
     tiers.heap.spans().bits().live[block.word] ^= allocates.if_second(1) << block.bit;
-    // Of the same size, and as noscan, at its death as at its birth.
-    const std::uint64_t span_class = allocates.of(wanted, std::uint64_t{block.span_class});
-    tiers.heap.occupancy().note_exchange(span_class, allocates.if_first(1));
+    tiers.heap.occupancy().note_exchange(wanted, allocates.if_first(1));
     ++tiers.paths.deaths_and_small[allocates.if_first(1)];
-    sizes_rounded_to_words_ += static_cast<std::int64_t>(
-        allocates.if_first(static_cast<std::uint64_t>(!request.noscan) & (request.size % 8 != 0)));
     const Block slot{.bit = static_cast<std::uint8_t>(std::countr_zero(free))};
     block = std::bit_cast<Block>(
         allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) | std::bit_cast<std::uint64_t>(slot)));
-    return static_cast<std::uint32_t>(span_class);
+    return static_cast<std::uint32_t>(wanted);
+  }
+
+  // A tiny object is taken from the P's current tiny block or begins one, without a branch that depends on
+  // it. What leaves the usual way is not exchanged: a block without a slot at hand, one that had no object
+  // left.
+  [[gnu::always_inline]] std::uint32_t exchange_tiny(P& p, Block& block, std::uint64_t size) {
+    Tiers& tiers = *tiers_;
+    CachedSpan& cached = p.mcache.at(kTinySpanClass);
+    const harness::Choice fits(p.tiny.fits(size));
+    const std::uint64_t free = cached.alloc_cache | fits.if_first(~std::uint64_t{0});
+    if (size == 0 || size >= kTinyBytes || free == 0 || tiers.collector.marking())
+      return harness::kNotExchanged;
+    const SlotBit fresh =
+        SlotBits::holders_at({cached.block.word, static_cast<std::uint32_t>(std::countr_zero(free))});
+    const auto at = std::bit_cast<SlotBit>(
+        fits.of(std::bit_cast<std::uint64_t>(p.tiny.block()), std::bit_cast<std::uint64_t>(fresh)));
+    std::uint8_t& holders = tiers.heap.spans().bits().holders(at);
+    const std::uint64_t others = fits.if_first(holders);
+    if (others == 0 && fits.if_first(1) != 0) return harness::kNotExchanged;
+    holders = static_cast<std::uint8_t>(others + 1);
+    block = tiny_block(at, static_cast<std::uint32_t>(fits.if_first(p.tiny.offset_of(size))));
+    p.tiny.take(fits, at, size);
+    cached.alloc_cache &= cached.alloc_cache - fits.if_second(1);
+    tiers.heap.occupancy().note_taken(kTinySpanClass, fits.if_second(1));
+    tiers.paths.tiny_combined += static_cast<std::int64_t>(fits.if_first(1));
+    tiers.paths.tiny_blocks += static_cast<std::int64_t>(fits.if_second(1));
+    running_ = &p;
+    return kTinySpanClass;
+  }
+
+  // And dies: its slot with it, if it was the last.
+  [[gnu::always_inline]] std::uint32_t exchange_tiny_death(P& p, Block& block) {
+    Tiers& tiers = *tiers_;
+    SlotBits& bits = tiers.heap.spans().bits();
+    if (block.kind != Kind::kTiny || block.word < bits.startup.size()) return harness::kNotExchanged;
+    const SlotBit slot = SlotBits::slot_of_holders({block.word, block.bit});
+    std::uint8_t& holders = bits.holders({block.word, block.bit});
+    --holders;
+    const harness::Choice last(holders == 0);
+    bits.live[slot.word] ^= last.if_first(slot.mask());
+    tiers.heap.occupancy().note_died(kTinySpanClass, last.if_first(1));
+    ++tiers.paths.deaths_and_small[0];
+    running_ = &p;
+    block = {};
+    return kTinySpanClass;
+  }
+
+  // What exchange() has left: the death of an object of a kind that takes more than a bit, and an allocation
+  // from the next slots of a span, or from another span, or of an object that kUntinySpanClass knows no class
+  // for. What is left then is large, or pays for its allocation first.
+  std::uint32_t exchange_slowly(harness::Choice /*allocates*/, Block& block,
+                                const harness::Request& request) {
+    P* const p = p_by_thread_[request.thread];
+    if (p == nullptr) return harness::kNotExchanged;
+    if (block) {
+      const std::uint32_t row = class_row(block);
+      running_ = p;
+      die(std::exchange(block, {}));
+      return row;
+    }
+    if (request.size > kMaxSmallBytes || request.size == 0 || collector_.marking())
+      return harness::kNotExchanged;
+    running_ = p;
+    const SpanClass wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
+    if (wanted != 0) {
+      block = allocate_small(*p, wanted);
+      return wanted;
+    }
+    block = request.size < kTinyBytes ? allocate_tiny(*p, request.size) : allocate_small(*p, kTinySpanClass);
+    return kTinySpanClass;
+  }
+
+  // Sizes of types with pointers are multiples of a word in Go. What was not is counted for a whole batch
+  // before it is replayed: that needs no order, and takes less than a count with each event.
+  void foresee(const harness::Events& events) {
+    std::uint16_t last_thread = 0;
+    for (const std::uint16_t thread : events.thread) last_thread = std::max(last_thread, thread);
+    if (p_by_thread_.size() <= last_thread) p_by_thread_.resize(last_thread + std::size_t{1}, nullptr);
+    constexpr std::size_t kTogether = 192;  // Counts of so many fit into a byte, so that vectors are full.
+    for (std::size_t first = 0; first < events.op.size(); first += kTogether) {
+      const std::size_t end = std::min(first + kTogether, events.op.size());
+      std::uint8_t rounded = 0;
+      for (std::size_t i = first; i < end; ++i) {
+        const auto odd_bytes = static_cast<std::uint8_t>(events.size[i] & 7);
+        const bool allocates = events.op[i] <= static_cast<std::uint8_t>(harness::Op::kRealloc);
+        rounded =
+            static_cast<std::uint8_t>(rounded + (allocates & (events.noscan[i] == 0) & (odd_bytes != 0)));
+      }
+      sizes_rounded_to_words_ += rounded;
+    }
   }
 
   // runtime.GC.
@@ -152,7 +240,7 @@ class Go {
   void end_recorded_cycle(bool sweeps) { collector_.end_recorded_cycle(*running_, sweeps); }
 
   void thread_end(std::uint16_t thread) {
-    if (thread < seen_threads_ && p_by_thread_[thread] != nullptr) {
+    if (p_by_thread_[thread] != nullptr) {
       p_by_thread_[thread] = nullptr;
       --threads_;
     }
@@ -167,7 +255,7 @@ class Go {
   }
 
   [[gnu::always_inline]] void prefetch(Block block) const {
-    __builtin_prefetch(heap_.spans().bits().live.data() + block.word, 1);
+    __builtin_prefetch(tiers_->heap.spans().bits().live.data() + block.word, 1);
   }
 
   std::optional<std::uint64_t> placement(Block block) const {
@@ -344,8 +432,9 @@ class Go {
         record.page_cache_scavenged = p->page_cache.scav;
       }
       if (p->tiny.has_block()) {
-        const Tiny::Block& block = p->tiny.block();
-        record.tiny = block.span->base + block.slot * kTinyBytes;
+        const SlotBit slot = SlotBits::slot_of_holders(p->tiny.block());
+        const Span& span = heap_.spans().of_word(slot.word);
+        record.tiny = span.base + ((slot.word - span.word) * 64 + slot.bit) * kTinyBytes;
         record.tiny_offset = p->tiny.offset();
       }
       for (int i = 0; i < kSpanClasses; ++i) record.cached.push_back(p->mcache.base(i));
@@ -374,38 +463,18 @@ class Go {
     ++paths_.deaths_and_small[0];
     if (block.kind == Kind::kZeroSize) return;
     SlotBits& bits = heap_.spans().bits();
-    const std::uint64_t mask = std::uint64_t{1} << block.bit;
+    SlotBit slot{block.word, block.bit};
     std::uint64_t units = 1;
     if (block.kind == Kind::kTiny) {
-      if (--bits.holders_of({block.word, block.bit}) > 0) return;
-      if (bits.is_startup({block.word, block.bit})) note_startup(heap_.spans().of_word(block.word), 1);
+      if (--bits.holders(slot) > 0) return;
+      slot = SlotBits::slot_of_holders(slot);
+      if (bits.is_startup(slot)) note_startup(heap_.spans().of_word(slot.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
       heap_.occupancy().note_large(block.span_class, -1);
     }
-    bits.live[block.word] ^= mask;
+    bits.live[slot.word] ^= slot.mask();
     heap_.occupancy().note_died(block.span_class, units);
-  }
-
-  // What is left of exchange() for objects whose death is more than a bit.
-  [[gnu::noinline]] std::uint32_t release_from(P& p, Block& block) {
-    const std::uint32_t row = class_row(block);
-    running_ = &p;
-    die(std::exchange(block, {}));
-    return row;
-  }
-
-  // And for an allocation that finds no slot at once, if it needs no other tier.
-  [[gnu::noinline]] std::uint32_t exchange_slowly(P& p, SpanClass wanted, Block& block, std::uint64_t size,
-                                                  bool noscan) {
-    if (collector_.marking()) return harness::kNotExchanged;
-    const bool finds = wanted != 0 ? p.mcache.next_word(wanted, heap_.spans().bits(), false)
-                                   : size == 0 || (size < kTinyBytes && p.tiny.fits(size)) ||
-                                         p.mcache.at(kTinySpanClass).alloc_cache != 0;
-    if (!finds) return harness::kNotExchanged;
-    running_ = &p;
-    block = allocate_on(p, {.size = size, .noscan = noscan});
-    return class_row(block);
   }
 
   Block allocate_on(P& p, const harness::Request& request) {
@@ -420,13 +489,19 @@ class Go {
     // only. Nothing foretells which objects hold pointers, so nothing branches on it.
     const std::uint64_t granule = request.noscan ? 1 : 8;
     size = (size + granule - 1) & -granule;
-    sizes_rounded_to_words_ += size != request.size;
-    if (request.alignment > 8) {
-      size = round_up(size, request.alignment);
+    if (request.alignment > kExchangedAlignment) {
       ++alignments_met_by_size_;
+      Block block = allocate_rounded(p, round_up(size, request.alignment), request.noscan);
+      if (block.kind == Kind::kSmall) block.kind = Kind::kAligned;
+      return block;
     }
-    if (size > kMaxSmallBytes) return allocate_large(p, size, request.noscan);
-    const SpanClass span_class = kUntinySpanClass[(size + 7) / 8][request.noscan];
+    return allocate_rounded(p, size, request.noscan);
+  }
+
+  // An object of so many bytes, at least one.
+  Block allocate_rounded(P& p, std::uint64_t size, bool noscan) {
+    if (size > kMaxSmallBytes) return allocate_large(p, size, noscan);
+    const SpanClass span_class = kUntinySpanClass[(size + 7) / 8][noscan];
     if (span_class != 0) return allocate_small(p, span_class);
     return size < kTinyBytes ? allocate_tiny(p, size) : allocate_small(p, kTinySpanClass);
   }
@@ -437,10 +512,6 @@ class Go {
 
   // The P of a thread: by order of appearance, round and round. Becomes the running one.
   P& p_of(std::uint16_t thread) {
-    if (thread >= seen_threads_) {
-      seen_threads_ = thread + std::uint32_t{1};
-      p_by_thread_.resize(seen_threads_, nullptr);
-    }
     P*& p = p_by_thread_[thread];
     if (p == nullptr) {
       const std::size_t number = thread_ordinal_++ % options_.procs;
@@ -491,10 +562,7 @@ class Go {
     ++paths_.deaths_and_small[1];
     const SlotBit slot = take_live_slot(*cached);
     Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
-    if (span_class == kTinySpanClass) {
-      block.kind = Kind::kTiny;
-      heap_.spans().bits().holders_of(slot) = 1;
-    }
+    if (span_class == kTinySpanClass) block = first_in_tiny_block(slot);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
@@ -502,10 +570,8 @@ class Go {
   Block allocate_tiny(P& p, std::uint64_t size) {
     if (const std::optional<std::uint32_t> offset = p.tiny.place(size)) {
       ++paths_.tiny_combined;
-      Span& span = *p.tiny.block().span;
-      const std::uint32_t slot = p.tiny.block().slot;
-      const SlotBit at = slot_bit(span, slot);
-      if (heap_.spans().bits().holders_of(at)++ == 0) revive(span, at);
+      const SlotBit at = p.tiny.block();
+      if (heap_.spans().bits().holders(at)++ == 0) revive(SlotBits::slot_of_holders(at));
       return tiny_block(at, *offset);
     }
     bool refilled = false;
@@ -513,27 +579,33 @@ class Go {
     if (cached == nullptr) return {};
     ++paths_.tiny_blocks;
     const SlotBit at = take_live_slot(*cached);
-    const Block block = tiny_block(at, 0);
-    heap_.spans().bits().holders_of(at) = 1;
-    p.tiny.started({cached->span, slot_of(*cached->span, block)}, size);
+    const Block block = first_in_tiny_block(at);
+    p.tiny.started({block.word, block.bit}, size);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;
   }
 
-  static Block tiny_block(SlotBit slot, std::uint32_t offset) {
-    return {slot.word, static_cast<std::uint8_t>(slot.bit), kTinySpanClass, Kind::kTiny,
+  static Block tiny_block(SlotBit holders, std::uint32_t offset) {
+    return {holders.word, static_cast<std::uint8_t>(holders.bit), kTinySpanClass, Kind::kTiny,
             static_cast<std::uint8_t>(offset)};
   }
+  Block first_in_tiny_block(SlotBit slot) {
+    const SlotBit holders = SlotBits::holders_at(slot);
+    heap_.spans().bits().holders(holders) = 1;
+    return tiny_block(holders, 0);
+  }
   static std::uint32_t slot_of(const Span& span, Block block) {
-    return (block.word - span.word) * 64 + block.bit;
+    SlotBit slot{block.word, block.bit};
+    if (block.kind == Kind::kTiny) slot = SlotBits::slot_of_holders(slot);
+    return (slot.word - span.word) * 64 + slot.bit;
   }
 
   // A tiny block whose objects are all dead, or the process's own, takes another object of the program.
-  void revive(Span& span, SlotBit at) {
+  void revive(SlotBit at) {
     SlotBits& bits = heap_.spans().bits();
     bits.live[at.word] ^= at.mask();
-    if (bits.is_startup(at)) note_startup(span, -1);
-    heap_.occupancy().note_revived(span.span_class);
+    if (bits.is_startup(at)) note_startup(heap_.spans().of_word(at.word), -1);
+    heap_.occupancy().note_revived(kTinySpanClass);
   }
 
   // Slots that only the process holds.
@@ -608,8 +680,8 @@ class Go {
       }
       if (record.tiny != 0) {
         Span& span = *by_base.at(record.tiny / kPageBytes * kPageBytes);
-        p.tiny.restore({&span, static_cast<std::uint32_t>((record.tiny - span.base) / kTinyBytes)},
-                       record.tiny_offset);
+        const auto slot = static_cast<std::uint32_t>((record.tiny - span.base) / kTinyBytes);
+        p.tiny.restore(SlotBits::holders_at(slot_bit(span, slot)), record.tiny_offset);
       }
     }
     pacer_.heap_live = from.heap_live;
@@ -682,8 +754,7 @@ class Go {
   Paths& paths_ = tiers_->paths;
   std::vector<std::unique_ptr<P>>& ps_ = tiers_->ps;
 
-  std::vector<P*> p_by_thread_;
-  std::uint32_t seen_threads_ = 0;  // Its size.
+  std::vector<P*> p_by_thread_ = {nullptr};
   P* running_ = nullptr;
   std::size_t thread_ordinal_ = 0;
   std::size_t threads_ = 0;

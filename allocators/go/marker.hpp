@@ -20,9 +20,7 @@ struct MarkWork {
 
 // Marks the slots of all heap spans; a tiny block that is some P's current one is marked by mark_slot.
 inline MarkWork mark(Mheap& heap) {
-  SlotBits& bits = heap.spans().bits();
-  std::copy(bits.live.begin(), bits.live.end(), bits.mark.begin());
-  for (std::size_t word = 0; word < bits.startup.size(); ++word) bits.mark[word] |= bits.startup[word];
+  heap.spans().bits().mark_live();
   MarkWork work;
   const Occupancy& occupancy = heap.occupancy();
   for (int i = 0; i < kSpanClasses; ++i) {
@@ -43,10 +41,9 @@ inline MarkWork mark(Mheap& heap) {
 }
 
 // Marks one slot more (gcMarkTinyAllocs).
-inline void mark_slot(SlotBits& bits, const Span& span, std::uint32_t slot, MarkWork& work) {
-  const SlotBit at = slot_bit(span, slot);
+inline void mark_slot(SlotBits& bits, const Span& span, SlotBit at, MarkWork& work) {
   if ((bits.mark[at.word] & at.mask()) != 0) return;
-  bits.mark[at.word] |= at.mask();
+  bits.add_marks(at.word, at.mask());
   (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes;
 }
 

@@ -38,9 +38,9 @@ class Mcache {
   bool next_word(SpanClass span_class, SlotBits& bits, bool marking) {
     CachedSpan& cached = spans_[span_class];
     settle(cached, bits, marking);
-    if (!cached.span->cached) return false;
+    if (cached.span->full()) return false;
     load(cached, bits, (cached.block.word - cached.span->word + 1) * 64);
-    return cached.alloc_cache != 0;
+    return true;
   }
 
   // Replaces a full span by one with a free slot (mcache.refill); false where the heap is at its limit, and
@@ -48,11 +48,7 @@ class Mcache {
   bool refill(SpanClass span_class, Mcentral& central, Mheap& heap, Pacer& pacer, Sweeps& sweeper,
               PageCache& page_cache) {
     CachedSpan& cached = spans_[span_class];
-    if (!cached.span->full()) {
-      throw harness::InvariantError("refill of span class " + std::to_string(span_class) + " with " +
-                                    std::to_string(cached.span->alloc_count) + " of " +
-                                    std::to_string(cached.span->nelems) + " slots allocated");
-    }
+    if (!cached.span->full()) fail_refill(*cached.span, span_class);
     if (cached.span->cached) {
       Span& full = let_go(cached, heap, pacer);
       full.sweepgen = sweeper.sweepgen();
@@ -107,7 +103,7 @@ class Mcache {
     span.freeindex = static_cast<std::uint16_t>((cached.block.word - span.word) * 64 +
                                                 static_cast<std::uint32_t>(std::bit_width(taken)));
     bits.live[cached.block.word] ^= taken;
-    if (marking) bits.mark[cached.block.word] |= taken;
+    if (marking) bits.add_marks(cached.block.word, taken);
     cached.settled = cached.alloc_cache;
   }
 
@@ -123,11 +119,19 @@ class Mcache {
       if (cached.alloc_cache != 0) return;
     }
     cached.alloc_cache = cached.settled = 0;
-    if (!span.full()) {
-      throw harness::InvariantError("span " + std::to_string(span.base) + ": " +
-                                    std::to_string(span.alloc_count) + " of " + std::to_string(span.nelems) +
-                                    " slots allocated and none free from " + std::to_string(span.freeindex));
-    }
+    if (!span.full()) fail_load(span);
+  }
+
+  // Apart, so that what never happens takes no room where it would.
+  [[noreturn, gnu::cold, gnu::noinline]] static void fail_refill(const Span& span, SpanClass span_class) {
+    throw harness::InvariantError("refill of span class " + std::to_string(span_class) + " with " +
+                                  std::to_string(span.alloc_count) + " of " + std::to_string(span.nelems) +
+                                  " slots allocated");
+  }
+  [[noreturn, gnu::cold, gnu::noinline]] static void fail_load(const Span& span) {
+    throw harness::InvariantError("span " + std::to_string(span.base) + ": " +
+                                  std::to_string(span.alloc_count) + " of " + std::to_string(span.nelems) +
+                                  " slots allocated and none free from " + std::to_string(span.freeindex));
   }
 
   // A settled span is this cache's no longer. What was allocated of it is counted at this moment.

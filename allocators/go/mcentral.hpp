@@ -84,7 +84,7 @@ class Mcentral {
   // The next unswept one of the full or of the partial spans; nullptr where none is left. Perhaps swept
   // meanwhile.
   Span* pop_unswept(bool full) {
-    SpanSet& set = (full ? full_ : partial_)[1 - swept_];
+    SpanSet& set = unswept(full);
     return set.empty() ? nullptr : &pop(set);
   }
 
@@ -93,14 +93,14 @@ class Mcentral {
     const std::uint64_t pages =
         kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class_))].span_pages;
     sweeper.deduct_sweep_credit(pages * kPageBytes, 0);
-    if (!partial_[swept_].empty()) return &pop(partial_[swept_]);
+    if (!partial_[swept_].empty()) return &pop_to_cache(partial_[swept_]);
     if (sweeper.sweeping()) {
       // mcentral.go: no more than 100 spans are tried, because a new one costs less than to go on.
       int budget = 100;
       for (; budget >= 0; --budget) {
-        Span* span = pop_unswept(false);
-        if (span == nullptr) break;
-        if (sweeper.sweep_for_caller(*span)) return span;
+        if (unswept(false).empty()) break;
+        Span& span = pop_to_cache(unswept(false));
+        if (sweeper.sweep_for_caller(span)) return &span;
       }
       for (; budget >= 0; --budget) {
         Span* span = pop_unswept(true);
@@ -117,21 +117,25 @@ class Mcentral {
   void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span.index); }
 
  private:
-  // Spans come back from where they were put long ago: the next ones are fetched ahead, first the span, then
-  // its bits.
+  SpanSet& unswept(bool full) { return (full ? full_ : partial_)[1 - swept_]; }
+
+  // Spans come back from where they were put long ago: the next ones are fetched ahead.
   Span& pop(SpanSet& set) {
     ++counters_.pops;
     Span& span = heap_.spans().at(set.pop());
     if (const std::uint32_t next = set.ahead(kPrefetchSpan); next != SpanSet::kNone) {
-      __builtin_prefetch(&heap_.spans().at(next), 1);
-    }
-    if (const std::uint32_t next = set.ahead(kPrefetchBits); next != SpanSet::kNone) {
-      heap_.spans().prefetch_bits(next);
+      heap_.spans().prefetch(next);
     }
     return span;
   }
-  static constexpr std::size_t kPrefetchSpan = 4;
-  static constexpr std::size_t kPrefetchBits = 1;
+  static constexpr std::size_t kPrefetchSpan = 8;
+
+  // And, where an mcache is what takes them, their bits.
+  Span& pop_to_cache(SpanSet& set) {
+    Span& span = pop(set);
+    if (const std::uint32_t next = set.ahead(0); next != SpanSet::kNone) heap_.spans().prefetch_bits(next);
+    return span;
+  }
 
   Mheap& heap_;
   SpanSetCounters& counters_;

@@ -55,10 +55,12 @@ inline SlotBit slot_bit(const Span& span, std::uint32_t slot) { return {span.wor
 
 // Tiny: in a span of tiny blocks, where each slot knows how many objects it holds.
 // Those behind kSmall die otherwise than by one bit.
-enum class Kind : std::uint8_t { kNull, kSmall, kTiny, kLarge, kZeroSize };
+// Aligned: small, in a slot of another class than its size alone would have.
+enum class Kind : std::uint8_t { kNull, kSmall, kAligned, kTiny, kLarge, kZeroSize };
 
 // An object: the bit that stands for its slot, its span's class and, in a tiny block, its place. So a death
-// need not look at the span.
+// need not look at the span. Of a tiny object, word and bit are those of the slot's holders (SlotBits), as
+// word and byte, since these are what its death asks first.
 struct Block {
   std::uint32_t word = 0;
   std::uint8_t bit = 0;
@@ -77,21 +79,38 @@ struct SlotBits {
   // Held by the program. A death turns its bit over at once, an allocation when its slot is settled
   // (mcache.hpp), so that their order does not matter.
   Column live;
-  Column alloc;    // Allocated, as the last sweep left it.
-  Column mark;     // Found alive by the last cycle.
+  Column alloc;  // Allocated, as the last sweep left it.
+  Column mark;   // Found alive by the running cycle; between cycles, what was allocated before the last.
+  // By span, its marked slots: so a sweep looks at no bits at all. They are counted as they are marked, in
+  // one pass over words that lie one behind the other.
+  harness::HugePageVector<std::uint16_t> marked;
   Column startup;  // Held by the process itself; only the first words, those of the start snapshot.
   harness::HugePageVector<std::uint32_t> span;  // Whose word it is.
-  // By 512 words: how many objects of the program share each slot; only where tiny spans have the words.
-  static constexpr std::uint32_t kHolderWords = 512;
-  using Holders = std::array<std::uint8_t, kHolderWords * std::size_t{64}>;
-  std::vector<std::unique_ptr<Holders>> holders;
+
+  // How many objects of the program share a slot of a tiny span: bytes in words of the column of live bits,
+  // so that what is fetched ahead of a death is that, too. Tiny spans have their words in chunks, each the
+  // words of bits for 14 spans, and the words of bytes behind.
+  static constexpr std::uint32_t kTinyChunkWords = 1024;  // And a chunk begins at a multiple of it.
+  static constexpr std::uint32_t kTinyBitWords = 112;
+  static constexpr std::uint32_t kHoldersOfWord = 8;
+  std::vector<std::uint32_t> tiny_chunks;  // Their first words, ascending.
 
   bool is_startup(SlotBit slot) const {
     return slot.word < startup.size() && (startup[slot.word] & slot.mask()) != 0;
   }
 
-  std::uint8_t& holders_of(SlotBit slot) {
-    return (*holders[slot.word / kHolderWords])[slot.word % kHolderWords * 64 + slot.bit];
+  static std::uint32_t first_holders(std::uint32_t slot_word) {
+    const std::uint32_t chunk = slot_word / kTinyChunkWords * kTinyChunkWords;
+    return chunk + kTinyBitWords + (slot_word - chunk) * kHoldersOfWord;
+  }
+  static SlotBit holders_at(SlotBit slot) { return {first_holders(slot.word) + slot.bit / 8, slot.bit % 8}; }
+  static SlotBit slot_of_holders(SlotBit holders) {
+    const std::uint32_t chunk = holders.word / kTinyChunkWords * kTinyChunkWords;
+    const std::uint32_t place = (holders.word - chunk - kTinyBitWords) * 8 + holders.bit;
+    return {chunk + place / 64, place % 64};
+  }
+  std::uint8_t& holders(SlotBit holders) {
+    return reinterpret_cast<std::uint8_t*>(live.data() + holders.word)[holders.bit];
   }
 
   static std::uint32_t count(const Column& column, const Span& span) {
@@ -100,15 +119,36 @@ struct SlotBits {
     return static_cast<std::uint32_t>(slots);
   }
   std::uint32_t live_count(const Span& owner) const { return count(live, owner); }
-  std::uint32_t mark_count(const Span& owner) const { return count(mark, owner); }
-  // Makes the marked slots the allocated ones. Returns how many these are.
-  std::uint32_t allocate_marked(const Span& owner) {
-    int slots = 0;
-    for (std::uint32_t word = owner.word; word < owner.word + owner.words(); ++word) {
-      alloc[word] = mark[word];
-      slots += std::popcount(mark[word]);
+  std::uint32_t mark_count(const Span& owner) const { return marked[owner.index]; }
+
+  // Marks every slot that the program or the process itself holds, and no other.
+  void mark_live() {
+    std::ranges::fill(marked, std::uint16_t{0});
+    std::size_t first = 0;
+    for (const std::uint32_t chunk : tiny_chunks) {
+      mark_live(first, chunk + kTinyBitWords);
+      first = chunk + kTinyChunkWords;
     }
-    return static_cast<std::uint32_t>(slots);
+    mark_live(first, live.size());
+    for (std::uint32_t word = 0; word < startup.size(); ++word) add_marks(word, startup[word]);
+  }
+  void add_marks(std::uint32_t word, std::uint64_t slots) {
+    note_marked(span[word], slots & ~mark[word]);
+    mark[word] |= slots;
+  }
+  // Of all spans at once: what the cycle has marked is what is allocated (Go: allocBits = gcmarkBits, which
+  // each sweep does for its span). Nobody asks for slots of a span that is yet to be swept.
+  void allocate_marked() { std::swap(alloc, mark); }
+
+ private:
+  void mark_live(std::size_t first, std::size_t last) {
+    for (std::size_t word = first; word < last; ++word) {
+      mark[word] = live[word];
+      note_marked(span[word], live[word]);
+    }
+  }
+  void note_marked(std::uint32_t of_span, std::uint64_t slots) {
+    marked[of_span] = static_cast<std::uint16_t>(marked[of_span] + std::popcount(slots));
   }
 };
 
@@ -182,10 +222,11 @@ class Occupancy {
   ClassOccupancy total() const {
     std::int64_t taken_bytes = 0;
     std::int64_t died_bytes = 0;
-    for (int i = 0; i < kSpanClasses; ++i) {
-      const auto span_class = static_cast<SpanClass>(i);
-      taken_bytes += taken(span_class) * unit_bytes(span_class);
-      died_bytes += died(span_class) * unit_bytes(span_class);
+    for (int i = 0; i < kSizeClasses; ++i) {
+      const SpanClass scan = make_span_class(i, false);
+      const SpanClass noscan = make_span_class(i, true);
+      taken_bytes += (taken(scan) + taken(noscan)) * unit_bytes(scan);
+      died_bytes += (died(scan) + died(noscan)) * unit_bytes(scan);
     }
     ClassOccupancy bytes = occupancy(bytes_, taken_bytes, died_bytes, 1);
     bytes.tail_bytes = tail_bytes_;
@@ -238,8 +279,7 @@ class Occupancy {
     return size_class_of(span.span_class) == 0 ? static_cast<std::int64_t>(span.element_bytes) : 1;
   }
   static std::int64_t unit_bytes(SpanClass span_class) {
-    const int size_class = size_class_of(span_class);
-    return size_class == 0 ? 1 : kSizeClassTable[static_cast<std::size_t>(size_class)].object_bytes;
+    return kUnitBytes[static_cast<std::size_t>(size_class_of(span_class))];
   }
   static std::int64_t free_units(const Span& span) { return (span.nelems - span.alloc_count) * unit(span); }
 
@@ -261,6 +301,13 @@ class Occupancy {
     use.spans += sign;
   }
 
+  static constexpr std::array<std::int64_t, kSizeClasses> kUnitBytes = [] {
+    std::array<std::int64_t, kSizeClasses> bytes{};
+    std::ranges::transform(kSizeClassTable, bytes.begin(), &SizeClass::object_bytes);
+    bytes[0] = 1;
+    return bytes;
+  }();
+
   // By span class: units that died and that were taken, ever.
   std::array<std::array<std::uint64_t, 2>, kSpanClasses> changes_{};
   std::array<Class, kSpanClasses> classes_{};
@@ -280,12 +327,16 @@ class SpanTable {
   SlotBits& bits() { return bits_; }
   const SlotBits& bits() const { return bits_; }
 
-  // Touches, for the hardware's sake, what a sweep and an mcache read of a span. Inlined by force: GCC takes
-  // a function that only prefetches for one without effect.
+  // Touches, for the hardware's sake, what a sweep reads of a span. Inlined by force: GCC takes a function
+  // that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch(std::uint32_t index) const {
+    __builtin_prefetch(&at(index), 1);
+    __builtin_prefetch(bits_.marked.data() + index);
+  }
+  // And what an mcache reads besides, and where it settles.
   [[gnu::always_inline]] void prefetch_bits(std::uint32_t index) const {
     const std::uint32_t word = at(index).word;
-    __builtin_prefetch(bits_.alloc.data() + word, 1);
-    __builtin_prefetch(bits_.mark.data() + word);
+    __builtin_prefetch(bits_.alloc.data() + word);
     __builtin_prefetch(bits_.live.data() + word, 1);
   }
 
@@ -294,6 +345,7 @@ class SpanTable {
     if (free_.empty()) {
       if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
       chunks_.back().emplace_back();
+      bits_.marked.push_back(0);
       ++size_;
     } else {
       index = free_.back();
@@ -306,6 +358,7 @@ class SpanTable {
     span.span_class = span_class;
     span.startup = startup;
     span.nelems = static_cast<std::uint16_t>(nelems);
+    bits_.marked[index] = 0;
     if (nelems > 0) take_words(span);
     return span;
   }
@@ -340,30 +393,37 @@ class SpanTable {
       bits_.live[word] = bits_.alloc[word] = bits_.mark[word] = 0;
       if (word < bits_.startup.size()) bits_.startup[word] = 0;
       bits_.span[word] = span.index;
+      if (span.span_class == kTinySpanClass) {
+        std::fill_n(bits_.span.begin() + SlotBits::first_holders(word), SlotBits::kHoldersOfWord, span.index);
+      }
     }
   }
 
   // So many words, for spans of so many each.
   void add_words(std::size_t words, std::size_t words_of_span, std::vector<std::uint32_t>& free) {
     const std::size_t first = bits_.live.size();
-    const std::size_t end = first + words;
+    grow_words(words);
+    for (std::size_t word = first + words; word > first; word -= words_of_span) {
+      free.push_back(static_cast<std::uint32_t>(word - words_of_span));
+    }
+  }
+
+  void grow_words(std::size_t words) {
+    const std::size_t end = bits_.live.size() + words;
     if (end > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
     bits_.live.resize(end);
     bits_.alloc.resize(end);
     bits_.mark.resize(end);
     bits_.span.resize(end);
-    for (std::size_t word = end; word > first; word -= words_of_span) {
-      free.push_back(static_cast<std::uint32_t>(word - words_of_span));
-    }
   }
 
-  // All words of a place in the table of holders; what is left before it serves spans of one word.
+  // A chunk of words for tiny spans; what is left before it serves spans of one word.
   void add_tiny_words(std::size_t words_of_span) {
-    const std::size_t odd = bits_.live.size() % SlotBits::kHolderWords;
-    if (odd > 0) add_words(SlotBits::kHolderWords - odd, 1, free_words_[1]);
-    bits_.holders.resize(bits_.live.size() / SlotBits::kHolderWords);
-    bits_.holders.push_back(std::make_unique<SlotBits::Holders>());
-    add_words(SlotBits::kHolderWords, words_of_span, free_tiny_words_);
+    const std::size_t odd = bits_.live.size() % SlotBits::kTinyChunkWords;
+    if (odd > 0) add_words(SlotBits::kTinyChunkWords - odd, 1, free_words_[1]);
+    bits_.tiny_chunks.push_back(static_cast<std::uint32_t>(bits_.live.size()));
+    add_words(SlotBits::kTinyBitWords, words_of_span, free_tiny_words_);
+    grow_words(SlotBits::kTinyChunkWords - SlotBits::kTinyBitWords);
   }
 
   std::vector<harness::HugePageVector<Span>> chunks_;

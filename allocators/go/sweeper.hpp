@@ -38,6 +38,7 @@ class Sweeper final : public Reclaims, public Sweeps {
   void begin() {
     if (!drained_) throw harness::InvariantError("a cycle ends before the sweep of the last one does");
     sweepgen_ += 2;
+    heap_.spans().bits().allocate_marked();
     centrals_.flip();
     drained_ = false;
     central_index_ = 0;
@@ -93,8 +94,7 @@ class Sweeper final : public Reclaims, public Sweeps {
   bool sweep(Span& span, bool preserve) {
     ++counters_.spans;
     pages_swept_ += span.pages;
-    SlotBits& bits = heap_.spans().bits();
-    const std::uint32_t marked = bits.allocate_marked(span);
+    const std::uint32_t marked = heap_.spans().bits().mark_count(span);
     const std::uint32_t freed = span.alloc_count - marked;
     pacer_.total_free += freed * span.element_bytes;
     heap_.occupancy().note_swept(span, freed);

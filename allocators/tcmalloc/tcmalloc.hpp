@@ -91,11 +91,11 @@ class Tcmalloc {
   }
 
   static constexpr bool kExchangesPages = false;
+  static constexpr std::uint32_t kExchangedAlignment = 8;  // What malloc gives at least.
   // malloc or free of a small object, where the thread's cache need not ask another tier.
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                 const harness::Request& request) {
-    const bool is_small = request.size <= kMaxSizeBytes && request.alignment <= kAlignment;
-    if (!is_small || request.thread >= exchanging_threads_) [[unlikely]]
+    if (request.size > kMaxSizeBytes || request.thread >= exchanging_threads_) [[unlikely]]
       return harness::kNotExchanged;
     ThreadCache* const cache = caches_[request.thread].get();
     if (cache == nullptr) [[unlikely]]
@@ -239,7 +239,7 @@ class Tcmalloc {
   void set_release_rate(double rate) { tiers_->page_heap.set_release_rate(rate); }
 
  private:
-  static constexpr std::uint32_t kAlignment = 8;            // What malloc gives at least.
+  static constexpr std::uint32_t kAlignment = kExchangedAlignment;
   static constexpr std::uint64_t kThreadCacheBytes = 4160;  // sizeof(ThreadCache)
   static constexpr std::uint16_t kMainThread = 0;           // The first that a trace names.
 

@@ -15,8 +15,10 @@ class BpftraceLines {
  public:
   explicit BpftraceLines(bool must_be_sorted) : must_be_sorted_(must_be_sorted) {}
 
-  // Events that bpftrace says it had no room for.
+  // Events that bpftrace says it had no room for. It does not always say so: the lines that the script
+  // printed, by its own count, are more than those in the file, too.
   std::uint64_t lost_events() const { return lost_events_; }
+  std::uint64_t lines_lacking() const { return lines_told_ > lines_ ? lines_told_ - lines_ : 0; }
 
   void line(std::string_view text, Records& records) {
     Fields fields(text);
@@ -26,6 +28,11 @@ class BpftraceLines {
       fields.expect("events");
       return;
     }
+    if (fields.take("@lines:")) {
+      lines_told_ += fields.decimal();
+      return;
+    }
+    ++lines_;
     const auto time_ns = fields.decimal<std::int64_t>();
     const auto thread = fields.decimal<std::uint32_t>();
     const std::string_view call = fields.word();
@@ -70,6 +77,8 @@ class BpftraceLines {
   bool must_be_sorted_;
   std::int64_t last_time_ns_ = INT64_MIN;
   std::uint64_t lost_events_ = 0;
+  std::uint64_t lines_ = 0;
+  std::uint64_t lines_told_ = 0;
 };
 
 }  // namespace formats

@@ -46,7 +46,8 @@ class BpftraceTrace(RecorderTrace):
     def losses(self) -> list[str]:
         """What of the text was lost so far, in words."""
         texts = super().losses
-        if count := self._bpftrace.lost_events:
+        lacking = self._bpftrace.lines_lacking if self._is_read else 0
+        if count := max(self._bpftrace.lost_events, lacking):
             texts.append(
                 how_often("lost by bpftrace", "event", "events", count)
                 + "; set BPFTRACE_PERF_RB_PAGES higher"

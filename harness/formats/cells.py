@@ -42,7 +42,7 @@ class Cells(NamedTuple):
 
 def text_of(values: pa.Array) -> pa.Array:
     """Return a column of any type as text without space around it, in Arrow's type string."""
-    values = _plain(values)
+    values = _counted(_plain(values))
     if not pa.types.is_string(values.type):
         try:
             values = values.cast(pa.string())
@@ -92,7 +92,7 @@ def is_bare_hexadecimal(values: pa.Array) -> bool:
 
 def whole_numbers(values: pa.Array, kind: pa.DataType, *, bare_hexadecimal: bool = False) -> Cells:
     """Cast a column to whole numbers of an Arrow integer type."""
-    values, nothing = _filled(_plain(values))
+    values, nothing = _filled(_counted(_plain(values)))
     try:
         ready = pc.binary_join_element_wise("0x", values, "") if bare_hexadecimal else values
         cast = pc.cast(ready, kind).to_numpy(zero_copy_only=False)
@@ -153,6 +153,12 @@ def strings(values: pa.Array) -> list[str]:
     ]
 
 
+def python_values(values: pa.Array) -> list[Any]:
+    """Return a column's cells as Python's, points in time as numbers."""
+    values = _counted(_plain(values))
+    return strings_or_none(values) if is_text(values.type) else list(values.to_pylist())
+
+
 def _plain(values: pa.Array) -> pa.Array:
     """Return a column without a dictionary, its text in Arrow's type string."""
     if pa.types.is_dictionary(values.type):
@@ -164,6 +170,12 @@ def _plain(values: pa.Array) -> pa.Array:
     if is_text(values.type) and not pa.types.is_string(values.type):
         return values.cast(pa.string())
     return values
+
+
+def _counted(values: pa.Array) -> pa.Array:
+    """Return a column with points in time as numbers: not every one of Arrow's is one of Python's."""
+    is_time = pa.types.is_timestamp(values.type) or pa.types.is_duration(values.type)
+    return values.cast(pa.int64()) if is_time else values
 
 
 def _filled(values: pa.Array) -> tuple[pa.Array, Bools]:
@@ -208,7 +220,7 @@ def _one_by_one(
     limits = np.iinfo(kind.to_pandas_dtype())
     numbers = np.zeros(len(values), limits.dtype)
     bad = np.zeros(len(values), bool)
-    cells = strings_or_none(values) if is_text(values.type) else values.to_pylist()
+    cells = python_values(values)
     for i in np.flatnonzero(~nothing):
         cell = cells[i]
         found = number(cell)

@@ -86,7 +86,7 @@ def expected(name: str) -> str:
 def shown(value: Any, *, quoted: bool = True) -> str:
     """Return a value that was found, short and on one line."""
     text = repr(value) if quoted else str(value)
-    text = " ".join(text.split())
+    text = "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 

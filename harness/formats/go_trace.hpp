@@ -250,7 +250,7 @@ class GoTrace {
 
   [[noreturn]] static void refuse_without_allocations() {
     throw GoTraceRefused(
-        "found no allocation events, expected some; run the program (Go 1.23 or newer) with "
+        "holds no allocation events, expected some; run the program (Go 1.23 or newer) with "
         "GODEBUG=traceallocfree=1 in its environment from the start");
   }
 
@@ -361,10 +361,11 @@ class GoTrace {
       case kGoSpan:
         return add_span(event, true);
       case kGoSpanAlloc:
-        end_start();
+        // A stack may be needed before what exists is told.
+        if ((event.arguments[2] & 1) == 0) end_start();
         return add_span(event, false);
       case kGoSpanFree:
-        end_start();
+        if (!is_manual_span(first)) end_start();
         return free_span(event);
       case kGoHeapObject:
         exist(event);
@@ -588,6 +589,11 @@ class GoTrace {
   const Span* find_span(std::uint64_t address) {
     const SpanPage* const page = pages_.find(address / GoSizeClasses::kPageBytes + 1);
     return page == nullptr ? nullptr : spans_.find(page->first_page + 1);
+  }
+
+  bool is_manual_span(std::uint64_t page) {
+    const Span* const span = spans_.find(page + 1);
+    return span != nullptr && span->is_manual();
   }
 
   // The span that an object lies in; null where none is known, which a strict reader reports.

@@ -290,11 +290,11 @@ class GoWire {
         head[5] <= '9' && head[6] >= '0' && head[6] <= '9') {
       version = (head[5] - '0') * 10 + (head[6] - '0');
     }
-    if (version == 0) throw GoTraceRefused("found no header `go 1.NN trace`, expected a Go execution trace");
+    if (version == 0) throw GoTraceRefused("holds no header `go 1.NN trace`, expected a Go execution trace");
     const std::string format = "the format of Go 1." + std::to_string(version);
     if (version < kOldestVersion) {
       throw GoTraceRefused("found " + format +
-                           ", which has no allocation events; expected a trace of Go 1.23 or newer");
+                           ", which has no allocation events; expected one of Go 1.23 or newer");
     }
     if (version > kNewestVersion) {
       throw GoTraceRefused("found " + format + ", expected one from 1." + std::to_string(kOldestVersion) +

@@ -25,6 +25,9 @@ from harness.formats.columns import expected, shown
 from harness.sites import Frame, Sites, Stack, encode
 from harness.trace import OPTIONAL, REQUIRED
 
+# Of the names of a table's columns in a message.
+_LISTED_CHARACTERS = 400
+
 # What may be mapped, in the order in which a table's faults are told; times in the unit of their name.
 MAPPABLE = (
     "op",
@@ -263,8 +266,7 @@ class MappedTrace(AddressTrace):
                 break
         theirs = self._theirs[name]
         column = theirs if theirs == name else f"{theirs} ({name})"
-        cell = batch.columns[theirs][at : at + 1]
-        values = cast.strings_or_none(cell) if cast.is_text(cell.type) else cell.to_pylist()
+        values = cast.python_values(batch.columns[theirs][at : at + 1])
         return TraceError(
             f"{self.path}: row {batch.rows[at]}, column {column}: found {shown(values[0])}, "
             f"expected {self._expected(name)}{REMEDY}"
@@ -319,10 +321,13 @@ def _mapping(table: Table, reading: Reading) -> tuple[dict[str, str], dict[str, 
 
 
 def _found(table: Table) -> str:
-    listed = [shown(name, quoted=False) for name in table.names]
-    many = 30
-    more = f" and {len(listed) - many} more" if len(listed) > many else ""
-    return f" and found {', '.join(listed[:many])}{more}" if listed else " and found no column at all"
+    """Say which columns there are, the first of them where they are many."""
+    if not table.names:
+        return " and found no column at all"
+    listed = ", ".join(shown(name, quoted=False) for name in table.names)
+    if len(listed) > _LISTED_CHARACTERS:
+        return f" and found {len(table.names)} columns: {listed[:_LISTED_CHARACTERS]}..."
+    return f" and found {listed}"
 
 
 def _numbered(values: pa.Array, numbers: dict[str, int]) -> Cells:

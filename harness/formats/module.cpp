@@ -360,8 +360,12 @@ NB_MODULE(_formats, module) {
       .def_prop_ro("missing_syncs", &formats::WorkloadReader::missing_syncs)
       .def_prop_ro("broken_threads", &formats::WorkloadReader::broken_threads);
   bind_text<formats::BpftraceLines, bool>(module, "BpftraceReader", "must_be_sorted"_a)
-      .def_prop_ro("lost_events", [](const formats::TextReader<formats::BpftraceLines>& reader) {
-        return reader.format().lost_events();
+      .def_prop_ro("lost_events",
+                   [](const formats::TextReader<formats::BpftraceLines>& reader) {
+                     return reader.format().lost_events();
+                   })
+      .def_prop_ro("lines_lacking", [](const formats::TextReader<formats::BpftraceLines>& reader) {
+        return reader.format().lines_lacking();
       });
   bind_sites(bind_text<formats::HeaptrackLines>(module, "HeaptrackReader"));
   bind_text<formats::LtraceLines, bool>(module, "LtraceReader", "has_times"_a)

@@ -42,6 +42,7 @@ class RecorderTrace(LineTrace):
         super().__init__(path, reader, reading, columns, recorder)
         self._untold = untold
         self._remedy = remedy
+        self._is_read = False  # To its end.
 
     def records(self) -> Iterator[Records]:
         """Yield the records of a block of text at a time; TraceError where the whole file has none."""
@@ -49,6 +50,7 @@ class RecorderTrace(LineTrace):
         for records in super().records():
             is_empty = False
             yield records
+        self._is_read = True
         if is_empty:
             raise TraceError(f"{self.path}: found no call of malloc, free, ...; {self._remedy}")
 

@@ -46,7 +46,8 @@ def bpftrace(folder, command):
     trial = 'uprobe:libc:malloc /pid == cpid/ { printf("%d", tid); }'
     needs_tool("bpftrace", "bpftrace", "-o", "/dev/null", "-c", "/bin/true", "-e", trial)
     (folder / "alloc.bt").write_text(scripts.text("alloc.bt"))
-    printed = run("bpftrace", "-o", str(folder / "b.txt"), "-c", command, str(folder / "alloc.bt"))
+    options = ["env", "BPFTRACE_PERF_RB_PAGES=8192", "bpftrace", "-B", "full"]
+    printed = run(*options, "-o", str(folder / "b.txt"), "-c", command, str(folder / "alloc.bt"))
     run("sort", "-n", "-o", str(folder / "sorted.txt"), str(folder / "b.txt"))
     return folder / "sorted.txt", printed
 
@@ -61,9 +62,12 @@ def test_every_line_is_read(tmp_path):
 
 
 def test_events_that_bpftrace_lost_are_counted(tmp_path):
-    path, _ = converted_text(tmp_path, PRINTED + "Lost 12 events\nLost 3 events\n")
-    assert rows_of(path) == ROWS
-    assert losses_of(path)[-1] == "lost by bpftrace: 15 events; set BPFTRACE_PERF_RB_PAGES higher"
+    for said in ("Lost 12 events\nLost 3 events\n", "@lines: 31\n"):
+        path, _ = converted_text(tmp_path, PRINTED + said)
+        assert rows_of(path) == ROWS
+        assert losses_of(path)[-1] == "lost by bpftrace: 15 events; set BPFTRACE_PERF_RB_PAGES higher"
+    path, _ = converted_text(tmp_path, PRINTED + "@lines: 16\n")
+    assert not any("lost" in text for text in losses_of(path))
 
 
 def test_a_realloc_whose_end_was_lost_leaves_its_object_where_it_was(tmp_path):

@@ -6,6 +6,7 @@ import gzip
 import os
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def test_a_trace_without_allocation_events_is_refused_with_the_remedy(program, t
     traced_without.write_bytes(wire.whole())
     for lenient in (False, True):
         with pytest.raises(
-            TraceError, match=r"without\.out: found no allocation events.*GODEBUG=traceallocfree=1"
+            TraceError, match=r"without\.out: holds no allocation events.*GODEBUG=traceallocfree=1"
         ):
             read(traced_without, lenient=lenient)
 
@@ -283,6 +284,22 @@ def test_the_generations_before_a_fault_are_kept_by_a_lenient_reader(program, tm
     assert len(cut[1]["op"]) > 0.9 * len(rows["op"])
     with pytest.raises(TraceError, match=r"byte \d+: found the end of the file within .*; --lenient goes on"):
         read_bytes(tmp_path, data[:-100])
+
+
+TRACES = Path(__file__).parents[2] / "traces"
+
+
+@pytest.mark.parametrize("path", sorted((TRACES / "go").glob("*.parquet")), ids=lambda path: path.stem)
+def test_a_committed_trace_is_what_its_description_says(path):
+    reader = TraceReader(str(path))
+    known = reader.metadata["sizes_known"]
+    collections = sum(int((batch.op == allocator.GC).sum()) for batch in reader.checked())
+    assert collections == sum(reader.metadata["source"]["collections"].values())
+    row = (
+        f"| `go/{path.name}` | {reader.events:,} | {reader.metadata['source']['procs']} | {collections} | "
+        f"{known['exact'] / sum(known.values()):.0%} | {path.stat().st_size / reader.events:.2f} |"
+    )
+    assert row.replace("%", " %") in (TRACES / "README.md").read_text()
 
 
 # ---- Any bytes ------------------------------------------------------------------------------------------
@@ -311,7 +328,7 @@ def expect_rows_or_one_line(scratch, data, **reading):
     if fault is not None:
         path, _, told = fault.partition(".out: ")
         assert path == str(scratch / "trace")
-        hopeless = told.startswith(("found no allocation events", "found no header", "found the format"))
+        hopeless = told.startswith(("holds no allocation events", "holds no header", "found the format"))
         assert hopeless or (told.endswith("; --lenient goes on and counts it") and not reading["lenient"])
         assert "\n" not in fault
 
@@ -345,8 +362,8 @@ def test_any_bytes_behind_a_header_are_one_line_or_rows(scratch, rest):
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (b"", "found no header"),
-        (b"go 1.26 tr", "found no header"),
+        (b"", "holds no header"),
+        (b"go 1.26 tr", "holds no header"),
         (
             b"go 1.21 trace\0\0\0",
             "the format of Go 1.21, which has no allocation events; expected .* 1.23 or",
@@ -386,6 +403,16 @@ def test_objects_that_existed_come_first_by_address(tmp_path):
     assert [address - HEAP - 8192 for address in rows["address"].tolist()] == [0, 96, 48]
     assert trace.metadata["source"]["objects_at_start"] == 2
     assert rows["size"].tolist() == [48, 48, 48]
+
+
+def test_a_stack_may_come_and_go_before_what_exists_is_told(tmp_path):
+    wire = Wire()
+    stack = (heap(kind=1, pages=4, page=91), (SPAN_FREE, 91), heap(kind=1, pages=4, page=95))
+    exists = ((SPAN, 1, 1, CLASS_48_SCAN), (SPAN, 95, 4, 1), (EXISTS, PAGE, 0), (ALLOC, PAGE + 6, 0))
+    wire.events(0, 10, *stack, *exists)
+    trace, rows = read_bytes(tmp_path, wire.whole())
+    assert ops(rows) == ["alloc", "alloc"]
+    assert trace.metadata["source"]["objects_at_start"] == 1
 
 
 def test_a_free_is_a_death_before_the_collection_that_found_it(tmp_path):

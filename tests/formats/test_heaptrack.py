@@ -35,7 +35,7 @@ ROWS = [
     (ALLOC, 0, 0, 10, 0, 1),
     (FREE, 0, 0, 0, 5_000_000, 0),
     (ALLOC, 0, 0, 16, 5_000_000, 2),
-    (ALLOC, 0, 1, 0, 5_000_000, 0),
+    (ALLOC, 0, 1, 0, 5_000_000, 3),
     (ALLOC, 0, 2, 32, 5_000_000, 1),
     (FREE, 0, 1, 0, 10_000_000, 0),
 ]
@@ -103,7 +103,7 @@ def test_frames_are_in_the_module_that_stood_there_at_the_time(tmp_path):
     path, _ = converted_text(tmp_path, RAW)
     sites = sites_of(path)
     stacks = [[str(frame) for frame in sites.stack(site)] for site in range(len(sites))]
-    assert stacks == [[], ["lib a.so+0x11", "prog one+0x10"], ["prog one+0x1012"]]
+    assert stacks == [[], ["lib a.so+0x11", "prog one+0x10"], ["prog one+0x1012"], ["0x7012"]]
 
 
 @pytest.mark.parametrize("version", ["v 10100 2", "v 10000", "v 10000 1"])

@@ -68,6 +68,12 @@ def test_every_line_is_read(tmp_path):
     }
 
 
+def test_reallocs_of_nothing_leave_no_call_open(tmp_path):
+    lines = [f"--7-- realloc(0x0,5)malloc(5) = 0x{address:X}\n" for address in range(0xA00, 0xB00)]
+    path, _ = converted_text(tmp_path, "".join(lines) + "--7-- malloc(6) = 0xC00\n")
+    assert rows_of(path, "op", "size") == [*[(ALLOC, 5)] * 256, (ALLOC, 6)]
+
+
 def test_a_newer_realloc_has_a_result_of_its_own(tmp_path):
     text = "--7-- realloc(0x0,77) = 0xA0\n--7-- realloc(0xA0,0) = 0x0\n--7-- malloc(3) = 0xA0\n"
     path, _ = converted_text(tmp_path, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from go_traces import sample
 from goldens import golden
 
 
@@ -12,4 +13,12 @@ def _lines(*constants: str) -> Callable[[], list[bytes]]:
     return lambda: [bytes((size,)) + golden(name) for name in constants for size in (3, 255)]
 
 
-SEEDS: dict[str, Callable[[], list[bytes]]] = {"android": _lines("test_android.CALLS")}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "android": _lines("test_android.CALLS"),
+    "bpftrace": _lines("test_bpftrace.PRINTED"),
+    "heaptrack": _lines("test_heaptrack.RAW"),
+    "ltrace": _lines("test_ltrace.CALLED"),
+    "mtrace": _lines("test_mtrace.CALLED"),
+    "valgrind": _lines("test_valgrind.LOG"),
+    "go_trace": lambda: [bytes((size,)) + sample(version) for version in (23, 25, 26) for size in (3, 255)],
+}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from go_traces import sample
 from goldens import golden
 from support import SMALL, write_trace
 
@@ -21,7 +22,7 @@ from harness.conversion import convert
 # What a reader of any format may say of a file as a whole, where no place is to blame.
 WHOLE_FILE = (
     r"is damaged|is not a whole|is a directory|was not recognised|is missing|expected one|stands \d+ times|"
-    r"found type|holds no|metadata key|has \d+ rows"
+    r"found type|holds no|metadata key|has \d+ rows|found no call|heaptrack interpreted"
 )
 
 
@@ -114,6 +115,9 @@ def _text(*constants: str) -> Callable[[Path], list[bytes]]:
     return lambda folder: [golden(constant) for constant in constants]
 
 
+# A recorder's file without a call in it is none; what heaptrack interpreted names no objects.
+_NOTHING_TO_READ = r"damaged|found no call|heaptrack interpreted"
+
 _TABLE = {"mappings": ({}, MAPPED, SITES)}
 
 TARGETS: dict[str, Target] = {
@@ -129,5 +133,14 @@ TARGETS: dict[str, Target] = {
     "parquet": Target(_parquet, **_TABLE),
     "arrow": Target(_arrow, **_TABLE),
     "memray": Target(_memray),
+    "go": Target(
+        lambda folder: [sample(version) for version in (23, 25, 26)],
+        refused_when_lenient=r"holds no|expected one|damaged",
+    ),
     "android": Target(_text("test_android.CALLS"), refused_when_lenient=r"damaged", tokens=_WORDS),
+    "bpftrace": Target(_text("test_bpftrace.PRINTED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
+    "heaptrack": Target(_text("test_heaptrack.RAW"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
+    "ltrace": Target(_text("test_ltrace.CALLED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
+    "mtrace": Target(_text("test_mtrace.CALLED"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
+    "valgrind": Target(_text("test_valgrind.LOG"), refused_when_lenient=_NOTHING_TO_READ, tokens=_WORDS),
 }

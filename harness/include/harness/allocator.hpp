@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "harness/events.hpp"
+
 namespace harness {
 
 // One allocation that the program asks for.
@@ -142,13 +144,27 @@ concept Reallocates = requires(A a, typename A::Block block, const Request& requ
 // can foretell that. The block is null before an allocation and after a death. Returns the object's
 // class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for whatever takes another way:
 // the loop then calls allocate() or release(). kExchangesPages says whether mapped or committed bytes may
-// change meanwhile.
+// change meanwhile. No event with a larger alignment than kExchangedAlignment is exchanged.
 template <typename A>
 concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
   { a.exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
   { A::kExchangesPages } -> std::convertible_to<bool>;
+  { A::kExchangedAlignment } -> std::convertible_to<std::uint32_t>;
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
+
+// Has a second try at what was not exchanged, with branches and calls, which would cost the first one the
+// registers that its loop needs; pages and deadlines may change. Answers likewise; an allocation whose block
+// is null then has failed.
+template <typename A>
+concept ExchangesSlowly =
+    Exchanges<A> && requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
+      { a.exchange_slowly(allocates, block, request) } -> std::same_as<std::uint32_t>;
+    };
+
+// Sees a batch before its first event: what does not depend on the order of events is cheaper there.
+template <typename A>
+concept Foresees = requires(A a, const Events& events) { a.foresee(events); };
 
 // Holds what the program asked for and nothing else: what is requested after an event is mapped and
 // committed, too. The loop then adds up that column, without a block or a call for each event, and says where

@@ -17,25 +17,10 @@
 #include <vector>
 
 #include "harness/allocator.hpp"
+#include "harness/events.hpp"
 #include "harness/huge_pages.hpp"
 
 namespace harness {
-
-// The numbers of the trace format, harness-trace/1.
-enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
-
-// Part of a trace, as columns of one length. Slots and threads are dense: check.hpp renamed them.
-struct Events {
-  std::span<const std::uint8_t> op;
-  std::span<const std::uint16_t> thread;
-  std::span<const std::uint32_t> slot;
-  std::span<const std::uint64_t> size;       // Of a free: what its object had asked for.
-  std::span<const std::uint32_t> alignment;  // 0 = default.
-  std::span<const std::uint8_t> noscan;      // Of a free: its object's.
-  std::span<const std::uint16_t> owner;      // The number that the allocating thread had then.
-  std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
-  std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
-};
 
 // One stop. The order of the fields is SAMPLE_COLUMNS in harness/allocator.py.
 struct Sample {
@@ -119,6 +104,8 @@ class Replay {
     samples.reserve(stops.size());
     const std::size_t count = events.op.size();
     if constexpr (!HoldsRequested<A>) make_room(events);
+    if constexpr (Foresees<A>) allocator_.foresee(events);
+    if constexpr (Exchanges<A>) uneven_ = find_uneven(events, 0);
     std::size_t done = 0;
     for (const std::int64_t stop : stops) {
       if (stop < static_cast<std::int64_t>(done) || stop > static_cast<std::int64_t>(count)) {
@@ -239,15 +226,49 @@ class Replay {
   void run(const Events& events, std::size_t first, std::size_t last) {
     for (std::size_t i = first; i < last; ++i) {
       if constexpr (Exchanges<A>) {
-        i = exchange_up_to<kPlacing>(events, i, first_due(events, i, last));
+        i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, last));
+        if (i == last) return;
       } else if (i + kPrefetchBlock < events.slot.size()) {
-        prefetch(events, i, kPrefetchBlock, kPrefetchTarget);
+        prefetch<kPrefetchBlock, kPrefetchTarget>(events, i, blocks_.data());
       }
-      if (i < last) {
-        tell_time(events, i);
-        step(events, i);
-      }
+      tell_time(events, i);
+      step(events, i);
     }
+  }
+
+  // The first event from `first` on that cannot be exchanged for all that its columns say.
+  std::size_t first_to_step(const Events& events, std::size_t first, std::size_t last) {
+    if (!may_exchange_) return first;
+    if (uneven_ < first) uneven_ = find_uneven(events, first);
+    return std::min(uneven_, first_due(events, first, last));
+  }
+
+  // The first event from `first` on that is no plain allocation or free, or whose alignment is too large.
+  // Here and not in the loop, since many at a time are looked at.
+  static std::size_t find_uneven(const Events& events, std::size_t first) {
+    constexpr std::size_t kTogether = 256;
+    const std::size_t count = events.op.size();
+    while (first < count) {
+      const std::size_t length = std::min(kTogether, count - first);
+      if (is_uneven(events.op.subspan(first, length), events.alignment.subspan(first, length))) break;
+      first += length;
+    }
+    while (first < count && !is_uneven(events.op.subspan(first, 1), events.alignment.subspan(first, 1)))
+      ++first;
+    return first;
+  }
+
+  // A loop for each column, as vectors are compared.
+  static bool is_uneven(std::span<const std::uint8_t> ops, std::span<const std::uint32_t> alignments) {
+    std::uint8_t others = 0;
+    for (const std::uint8_t op : ops) {
+      others |= static_cast<std::uint8_t>((op != static_cast<std::uint8_t>(Op::kAlloc)) &
+                                          (op != static_cast<std::uint8_t>(Op::kCalloc)) &
+                                          (op != static_cast<std::uint8_t>(Op::kFree)));
+    }
+    std::uint32_t most = 0;
+    for (const std::uint32_t alignment : alignments) most = std::max(most, alignment);
+    return others != 0 || most > A::kExchangedAlignment;
   }
 
   // The first event from `first` on that the allocator must be told the time of; `last` where there is none.
@@ -273,72 +294,115 @@ class Replay {
     }
   }
 
-  // Exchanges events up to `end`, not included, and returns the first that takes the long way, if any.
+  // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
+  // exchanged any more. Returns the first event that is left.
   template <bool kPlacing>
   std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
     // Behind the last event of the batch nothing is known to be fetched ahead.
     const std::size_t count = events.op.size();
     const std::size_t ahead = std::clamp(count - std::min(count, kPrefetchBlock), first, end);
-    const std::size_t reached = exchange<kPlacing>(events, first, ahead, kPrefetchBlock, kPrefetchTarget);
-    return reached < ahead ? reached : exchange<kPlacing>(events, ahead, end, 0, 0);
+    const std::int64_t deadline_ns = deadline_ns_;
+    const std::size_t reached = exchange<kPlacing, kPrefetchBlock, kPrefetchTarget>(events, first, ahead);
+    if (deadline_ns_ != deadline_ns || !may_exchange_) return reached;
+    return exchange<kPlacing, 0, 0>(events, ahead, end);
   }
 
-  // block, target: how far ahead the block of an event is touched, and what the block names. Whatever the
+  // kBlock, kTarget: how far ahead the block of an event is touched, and what the block names. Whatever the
   // event will be: which it is cannot be foretold, and to guess wrong costs more than a line. Inlined by
   // force: GCC takes a function that only prefetches for one without effect.
-  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, std::size_t block,
-                                       std::size_t target) const {
-    __builtin_prefetch(&blocks_[events.slot[i + block]], 1);
-    if constexpr (Prefetches<A>) allocator_.prefetch(blocks_[events.slot[i + target]]);
+  template <std::size_t kBlock, std::size_t kTarget>
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, const Block* blocks) const {
+    __builtin_prefetch(&blocks[events.slot[i + kBlock]], 1);
+    if constexpr (Prefetches<A>) allocator_.prefetch(blocks[events.slot[i + kTarget]]);
   }
 
-  template <bool kPlacing>
-  [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end,
-                                         std::size_t block, std::size_t target) {
-    const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
-    const unsigned ops = exchanged_ops_;
-    Ticker ticker;
-    if constexpr (Ticks<A>) ticker = allocator_.ticker();
-    std::size_t i = first;
-    for (; i < end; ++i) {
-      prefetch(columns, i, block, target);
-      if constexpr (Ticks<A>) {
-        if (!columns.time_ns.empty()) ticker.follow(columns.time_ns[i]);
-      }
-      if ((ops >> columns.op[i] & 1) == 0 || !exchange(columns, i)) [[unlikely]]
-        break;
-      if constexpr (kPlacing) {
-        if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
-      }
-      if constexpr (A::kExchangesPages) {
-        note_event(columns.requested[i]);
-      } else if constexpr (kPlacing) {
-        ++events_;
-      }
+  template <bool kPlacing, std::size_t kBlock, std::size_t kTarget>
+  std::size_t exchange(const Events& events, std::size_t first, std::size_t end) {
+    if constexpr (Ticks<A>) {
+      if (!events.time_ns.empty()) return exchange<kPlacing, true, kBlock, kTarget>(events, first, end);
     }
-    if constexpr (Ticks<A>) allocator_.set_ticker(ticker);
-    if constexpr (!A::kExchangesPages && !kPlacing) events_ += i - first;
-    return i;
+    return exchange<kPlacing, false, kBlock, kTarget>(events, first, end);
+  }
+
+  template <bool kPlacing, bool kTicking, std::size_t kBlock, std::size_t kTarget>
+  [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end) {
+    const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
+    Block* const blocks = blocks_.data();
+    const std::int64_t deadline_ns = deadline_ns_;
+    while (true) {
+      Ticker ticker;
+      if constexpr (kTicking) ticker = allocator_.ticker();
+      std::size_t i = first;
+      std::uint64_t most_requested = 0;  // After these events.
+      // In this loop nothing is called, so that it has the registers to itself.
+      for (; i < end; ++i) {
+        prefetch<kBlock, kTarget>(columns, i, blocks);
+        if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
+        if (!exchange(columns, i, blocks)) [[unlikely]]
+          break;
+        if constexpr (kPlacing) {
+          if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
+        }
+        if constexpr (A::kExchangesPages) {
+          note_event(columns.requested[i]);
+        } else {
+          most_requested = std::max(most_requested, columns.requested[i]);
+          if constexpr (kPlacing) ++events_;
+        }
+      }
+      if constexpr (kTicking) allocator_.set_ticker(ticker);
+      if constexpr (!A::kExchangesPages) {
+        // A new maximum is told here, without a branch at each event: while a heap grows, nothing foretells
+        // which brings one.
+        note_requested(most_requested);
+        if constexpr (!kPlacing) events_ += i - first;
+      }
+      if (i == end) return i;
+      first = i + 1;
+      if (!exchange_slowly(events, i)) step(events, i);
+      if (deadline_ns_ != deadline_ns || !may_exchange_) return first;
+    }
   }
 
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
-  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i) {
+  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i, Block* blocks) {
     const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
-    const std::uint32_t row = allocator_.exchange(allocates, blocks_[events.slot[i]], request_of(events, i));
+    const Request request = request_of(events, i);
+    const std::uint32_t row = allocator_.exchange(allocates, blocks[events.slot[i]], request);
     if (row == kNotExchanged) return false;
-    if constexpr (HasClasses<A>) {
-      const std::uint64_t size = events.size[i];
-      requested_by_class_[row] += allocates.negated_if_second(size);
-      allocations_by_class_[row] += allocates.if_first(1);
-    }
-    if constexpr (!A::kExchangesPages) note_requested(events.requested[i]);
+    count_exchanged(row, allocates, request.size);
     return true;
   }
 
-  static constexpr unsigned kAllocatingOps =
-      1U << static_cast<unsigned>(Op::kAlloc) | 1U << static_cast<unsigned>(Op::kCalloc);
-  static constexpr unsigned kExchangedOps = kAllocatingOps | 1U << static_cast<unsigned>(Op::kFree);
-  static bool is_allocation(std::uint8_t op) { return (kAllocatingOps >> op & 1) != 0; }
+  [[gnu::noinline]] bool exchange_slowly(const Events& events, std::size_t i) {
+    if constexpr (ExchangesSlowly<A>) {
+      const bool is_free = static_cast<Op>(events.op[i]) == Op::kFree;
+      const Choice allocates(!is_free);
+      Block& block = blocks_[events.slot[i]];
+      const std::uint32_t row = allocator_.exchange_slowly(allocates, block, request_of(events, i));
+      if (row == kNotExchanged) return false;
+      if (is_free || block) {
+        count_exchanged(row, allocates, events.size[i]);
+      } else {
+        fall_short(events.slot[i], events.size[i]);
+      }
+      if (!is_free) place(block);
+      note_step(events, i);
+      return true;
+    }
+    return false;
+  }
+
+  [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {
+    if constexpr (HasClasses<A>) {
+      requested_by_class_[row] += allocates.negated_if_second(size);
+      allocations_by_class_[row] += allocates.if_first(1);
+    }
+  }
+
+  static bool is_allocation(std::uint8_t op) {
+    return static_cast<Op>(op) == Op::kAlloc || static_cast<Op>(op) == Op::kCalloc;
+  }
 
   [[gnu::noinline]] void step(const Events& events, std::size_t i) {
     switch (static_cast<Op>(events.op[i])) {
@@ -359,6 +423,11 @@ class Replay {
         if constexpr (EndsThreads<A>) allocator_.thread_end(events.thread[i]);
         break;
     }
+    note_step(events, i);
+  }
+
+  // After an event that may have changed pages and deadlines.
+  void note_step(const Events& events, std::size_t i) {
     note_event(events.requested[i] - failed_bytes_);
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
   }
@@ -367,7 +436,7 @@ class Replay {
     return {.size = events.size[i],
             .alignment = events.alignment[i],
             .thread = events.thread[i],
-            .noscan = events.noscan[i] != 0,
+            .noscan = (events.noscan[i] & 1) != 0,
             .zeroed = static_cast<Op>(events.op[i]) == Op::kCalloc};
   }
 
@@ -486,7 +555,7 @@ class Replay {
       totals_.peak_footprint = allocator_.footprint();
       if constexpr (Gauges<A>) peak_gauges_ = allocator_.gauges();
     }
-    exchanged_ops_ = shortfalls_.empty() ? kExchangedOps : 0;
+    may_exchange_ = shortfalls_.empty();
     ++events_;
   }
 
@@ -578,9 +647,9 @@ class Replay {
   std::uint64_t committed_since_ = 0;  // The first event that committed_sum lacks.
   std::uint64_t recent_mapped_ = 0;
   std::uint64_t recent_committed_ = 0;
-  // A bit for each op that may be exchanged: none before the first event has gone the long way, nor beside a
-  // shortfall.
-  unsigned exchanged_ops_ = 0;
+  // Not before the first event has gone the long way, nor beside a shortfall.
+  bool may_exchange_ = false;
+  std::size_t uneven_ = 0;  // The next event of the batch that cannot be exchanged, as first_to_step() knows.
   std::int64_t deadline_ns_ = 0;  // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;

@@ -4,7 +4,8 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   for (const bool is_lenient : {false, true}) {
-    formats::AddressBook address_book(is_lenient, "record", size % 2 == 0, size % 3 == 0);
+    formats::AddressBook address_book(is_lenient, "record", size % 2 == 0,
+                                      static_cast<formats::Recorder>(size % 4));
     harness::Checker checker(0.0, false);
     formats::Records records;
     const auto flush = [&] { fuzzed::book(address_book, checker, std::exchange(records, {})); };
@@ -13,7 +14,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         const auto op = static_cast<harness::Op>(1 + data[i] % 6);
         const std::uint64_t address = data[i + 1] % 16 == 15 ? ~std::uint64_t{data[i + 1]} : data[i + 1] % 16;
         const std::uint64_t size_bytes = std::uint64_t{data[i + 3]} << (data[i] / 8 * 2);
-        records.add(op, data[i + 2] % 4, address, data[i + 1] / 16, size_bytes);
+        if (data[i] % 16 == 15) {
+          records.begin_realloc(data[i + 2] % 4, address);
+        } else {
+          records.add(op, data[i + 2] % 4, address, data[i + 1] / 16, size_bytes);
+        }
         records.alignment.push_back(data[i + 2]);
         records.time_ns.push_back(data[i + 2] * 16 - data[i]);
         if (data[i] > 200) flush();

@@ -53,14 +53,14 @@ inline void book(formats::AddressBook& book, harness::Checker& checker, const fo
                                    .time_ns = rows.time_ns}));
 }
 
-template <typename Format, typename... Arguments>
+template <typename Format, formats::Recorder recorder = formats::Recorder::kWhole, typename... Arguments>
 void read(const std::uint8_t* data, std::size_t size, Arguments... arguments) {
   if (size == 0) return;
   const std::size_t block_bytes = std::size_t{1} + data[0] * data[0];
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   for (const bool is_lenient : {false, true}) {
     formats::TextReader<Format> reader(is_lenient, arguments...);
-    formats::AddressBook address_book(is_lenient, "line", false, false);
+    formats::AddressBook address_book(is_lenient, "line", false, recorder);
     harness::Checker checker(0.0, false);
     try {
       for (std::size_t at = 0; at < text.size(); at += block_bytes) {

@@ -1,0 +1,25 @@
+// The events of a trace as the loop reads them: columns, checked and renamed before (check.hpp).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace harness {
+
+// The numbers of the trace format, harness-trace/1.
+enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
+
+// Part of a trace, as columns of one length. Slots and threads are dense: check.hpp renamed them.
+struct Events {
+  std::span<const std::uint8_t> op;
+  std::span<const std::uint16_t> thread;
+  std::span<const std::uint32_t> slot;
+  std::span<const std::uint64_t> size;       // Of a free: what its object had asked for.
+  std::span<const std::uint32_t> alignment;  // 0 = default.
+  std::span<const std::uint8_t> noscan;      // 0 or 1. Of a free: its object's.
+  std::span<const std::uint16_t> owner;      // The number that the allocating thread had then.
+  std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
+  std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
+};
+
+}  // namespace harness
