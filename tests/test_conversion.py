@@ -471,7 +471,7 @@ def test_the_content_decides_the_format_and_then_the_name(tmp_path):
     with pytest.raises(HarnessError, match=r"noise.txt: its format was not recognised; name it with --from "):
         convert(str(tmp_path / "noise.txt"), str(tmp_path / "c.parquet"))
     with pytest.raises(
-        HarnessError, match=r"out.log: its suffix belongs to no format; name it with --to android"
+        HarnessError, match=r"out.log: its suffix belongs to no format; name it with --to "
     ):
         convert(str(misnamed), str(tmp_path / "out.log"))
     with pytest.raises(TraceError, match=r"none.csv: no such file"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.errors import HarnessError
 from harness.formats import AS_IT_STANDS, Description, Reading, TraceSink
-from harness.formats._formats import MallocBenchReader, TextFault
+from harness.formats._formats import MallocBenchReader
 from harness.formats.addresses import LineTrace
 
 _HEAD_BYTES = 4096
@@ -34,11 +34,11 @@ class MallocBench:
     keeps_metadata = False
 
     def recognises(self, head: bytes) -> bool:
-        """Look for records."""
-        try:
-            return len(MallocBenchReader(lenient=False).read(head[:_HEAD_BYTES])["op"]) > 0
-        except TextFault:
-            return False
+        """Look for a record at the beginning."""
+        # Leniently: what is wrong further on is told when it is read.
+        reader = MallocBenchReader(lenient=True)
+        places = reader.read(head[:_HEAD_BYTES])["place"]
+        return len(places) > 0 and bool(places[0] == 1 or not reader.bad_lines)
 
     def read(self, path: str, reading: Reading = AS_IT_STANDS) -> MallocBenchTrace:
         """Open a file of records."""
