@@ -467,12 +467,10 @@ def test_the_content_decides_the_format_and_then_the_name(tmp_path):
     (tmp_path / "t.csv").rename(tmp_path / "events.txt")
     assert convert(str(tmp_path / "events.txt"), str(tmp_path / "b.parquet")).events == 6
     assert digest(tmp_path / "a.parquet") == digest(tmp_path / "b.parquet")
-    (tmp_path / "noise.txt").write_text("no trace at all\n")
-    with pytest.raises(HarnessError, match=r"noise.txt: its format was not recognised; name it with --from "):
-        convert(str(tmp_path / "noise.txt"), str(tmp_path / "c.parquet"))
-    with pytest.raises(
-        HarnessError, match=r"out.log: its suffix belongs to no format; name it with --to "
-    ):
+    (tmp_path / "noise.log").write_text("no trace at all\n")
+    with pytest.raises(HarnessError, match=r"noise.log: its format was not recognised; name it with --from "):
+        convert(str(tmp_path / "noise.log"), str(tmp_path / "c.parquet"))
+    with pytest.raises(HarnessError, match=r"out.log: its suffix belongs to no format; name it with --to "):
         convert(str(misnamed), str(tmp_path / "out.log"))
     with pytest.raises(TraceError, match=r"none.csv: no such file"):
         convert(str(tmp_path / "none.csv"), str(tmp_path / "c.parquet"))
