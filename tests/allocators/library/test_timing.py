@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -14,10 +15,10 @@ WORKLOADS = {each.name: each for each in synthetic()}
 
 
 def ns_per_event(library, name):
+    """The median of several: another program's minute on the machine must not decide it."""
     workload = WORKLOADS[name]
-    loop, whole = time_events(Path(library), workload.batches)
-    assert 0 < loop < whole
-    return (whole - loop) / workload.totals["events"]
+    times = [time_events(Path(library), workload.batches) for _ in range(5)]
+    return median((whole - loop) / workload.totals["events"] for loop, whole in times)
 
 
 def test_a_refill_takes_longer_than_a_hit_and_memory_of_the_systems_longer_than_both(tcmalloc_library):
