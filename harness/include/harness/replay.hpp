@@ -172,9 +172,11 @@ class Replay {
  private:
   static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
 
-  // Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
-  static constexpr std::size_t kPrefetchBlock = 64;
+  // In events. Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
+  static constexpr std::size_t kPrefetchColumns = 256;
+  static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
+  static constexpr std::size_t kFetched = 32;
 
   // A slot for every object that the batch names, so that no event has to look whether there is one.
   void make_room(const Events& events) {
@@ -228,8 +230,8 @@ class Replay {
       if constexpr (Exchanges<A>) {
         i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, last));
         if (i == last) return;
-      } else if (i + kPrefetchBlock < events.slot.size()) {
-        prefetch<kPrefetchBlock, kPrefetchTarget>(events, i, blocks_.data());
+      } else if (i % kFetched == 0) {
+        prefetch(events, i, blocks_.data());
       }
       tell_time(events, i);
       step(events, i);
@@ -294,38 +296,52 @@ class Replay {
     }
   }
 
+  // Fetches what kFetched events will need, from `first` on, a multiple of it. All at once, since to find a
+  // line takes the processor longer than an event, and it finds many at a time. Whatever the event will be:
+  // which it is cannot be foretold, and to guess wrong costs more than a line.
+  //
+  // Columns are fetched too: among so many lines from all over the memory the processor does not notice that
+  // they are read in order. Inlined by force: GCC takes a function that only prefetches for one without
+  // effect.
+  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t first, const Block* blocks) const {
+    if (first + kPrefetchBlock + kFetched > events.slot.size()) return;  // The next batch is not known.
+    prefetch_column(events.op, first);
+    prefetch_column(events.thread, first);
+    prefetch_column(events.slot, first + kPrefetchBlock);
+    prefetch_column(events.size, first);
+    prefetch_column(events.noscan, first);
+    prefetch_column(events.requested, first);
+    if constexpr (Ticks<A>) prefetch_column(events.time_ns, first);
+    for (std::size_t i = first; i < first + kFetched; ++i) {
+      __builtin_prefetch(&blocks[events.slot[i + kPrefetchBlock]], 1);
+    }
+    if constexpr (Prefetches<A>) {
+      for (std::size_t i = first; i < first + kFetched; ++i) {
+        allocator_.prefetch(blocks[events.slot[i + kPrefetchTarget]]);
+      }
+    }
+  }
+
+  // Beyond its end, too: nothing is read.
+  template <typename T>
+  [[gnu::always_inline]] static void prefetch_column(std::span<const T> column, std::size_t first) {
+    constexpr std::size_t kLineBytes = 64;
+    const auto* const line = reinterpret_cast<const char*>(column.data() + first + kPrefetchColumns);
+    for (std::size_t at = 0; at < kFetched * sizeof(T); at += kLineBytes) __builtin_prefetch(line + at);
+  }
+
   // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
   // exchanged any more. Returns the first event that is left.
   template <bool kPlacing>
   std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
-    // Behind the last event of the batch nothing is known to be fetched ahead.
-    const std::size_t count = events.op.size();
-    const std::size_t ahead = std::clamp(count - std::min(count, kPrefetchBlock), first, end);
-    const std::int64_t deadline_ns = deadline_ns_;
-    const std::size_t reached = exchange<kPlacing, kPrefetchBlock, kPrefetchTarget>(events, first, ahead);
-    if (deadline_ns_ != deadline_ns || !may_exchange_) return reached;
-    return exchange<kPlacing, 0, 0>(events, ahead, end);
-  }
-
-  // kBlock, kTarget: how far ahead the block of an event is touched, and what the block names. Whatever the
-  // event will be: which it is cannot be foretold, and to guess wrong costs more than a line. Inlined by
-  // force: GCC takes a function that only prefetches for one without effect.
-  template <std::size_t kBlock, std::size_t kTarget>
-  [[gnu::always_inline]] void prefetch(const Events& events, std::size_t i, const Block* blocks) const {
-    __builtin_prefetch(&blocks[events.slot[i + kBlock]], 1);
-    if constexpr (Prefetches<A>) allocator_.prefetch(blocks[events.slot[i + kTarget]]);
-  }
-
-  template <bool kPlacing, std::size_t kBlock, std::size_t kTarget>
-  std::size_t exchange(const Events& events, std::size_t first, std::size_t end) {
     if constexpr (Ticks<A>) {
-      if (!events.time_ns.empty()) return exchange<kPlacing, true, kBlock, kTarget>(events, first, end);
+      if (!events.time_ns.empty()) return exchange_up_to<kPlacing, true>(events, first, end);
     }
-    return exchange<kPlacing, false, kBlock, kTarget>(events, first, end);
+    return exchange_up_to<kPlacing, false>(events, first, end);
   }
 
-  template <bool kPlacing, bool kTicking, std::size_t kBlock, std::size_t kTarget>
-  [[gnu::noinline]] std::size_t exchange(const Events& events, std::size_t first, std::size_t end) {
+  template <bool kPlacing, bool kTicking>
+  [[gnu::noinline]] std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
     Block* const blocks = blocks_.data();
     const std::int64_t deadline_ns = deadline_ns_;
@@ -334,20 +350,25 @@ class Replay {
       if constexpr (kTicking) ticker = allocator_.ticker();
       std::size_t i = first;
       std::uint64_t most_requested = 0;  // After these events.
-      // In this loop nothing is called, so that it has the registers to itself.
-      for (; i < end; ++i) {
-        prefetch<kBlock, kTarget>(columns, i, blocks);
-        if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
-        if (!exchange(columns, i, blocks)) [[unlikely]]
-          break;
-        if constexpr (kPlacing) {
-          if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
-        }
-        if constexpr (A::kExchangesPages) {
-          note_event(columns.requested[i]);
-        } else {
-          most_requested = std::max(most_requested, columns.requested[i]);
-          if constexpr (kPlacing) ++events_;
+      bool exchanged = true;
+      while (i < end && exchanged) {
+        if (i % kFetched == 0) prefetch(columns, i, blocks);
+        const std::size_t stop = std::min(end, i + kFetched - i % kFetched);
+        // In this loop nothing is called, so that it has the registers to itself.
+        for (; i < stop; ++i) {
+          if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
+          exchanged = exchange(columns, i, blocks);
+          if (!exchanged) [[unlikely]]
+            break;
+          if constexpr (kPlacing) {
+            if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
+          }
+          if constexpr (A::kExchangesPages) {
+            note_event(columns.requested[i]);
+          } else {
+            most_requested = std::max(most_requested, columns.requested[i]);
+            if constexpr (kPlacing) ++events_;
+          }
         }
       }
       if constexpr (kTicking) allocator_.set_ticker(ticker);
@@ -357,7 +378,7 @@ class Replay {
         note_requested(most_requested);
         if constexpr (!kPlacing) events_ += i - first;
       }
-      if (i == end) return i;
+      if (exchanged) return i;
       first = i + 1;
       if (!exchange_slowly(events, i)) step(events, i);
       if (deadline_ns_ != deadline_ns || !may_exchange_) return first;
