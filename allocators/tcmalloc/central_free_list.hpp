@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -86,10 +87,17 @@ class CentralFreeList {
     const std::uint32_t taken = std::min<std::uint32_t>(objects, class_.span_objects - span.refcount);
     const std::uint32_t returned = std::min<std::uint32_t>(taken, span.returned_count);
     const std::uint32_t untouched = taken - returned;
-    // The chain's head is its last element: what came back stands above what was never taken.
-    for (std::uint32_t i = untouched; i-- > 0;) chain.push(block(index, span.first_untouched + i));
+    // The chain's head is its last element: what came back stands above what was never taken. Blocks are
+    // written as words, as an exchange reads them: the processor would wait for the pieces of one.
+    const auto first = std::bit_cast<std::uint64_t>(Block{.span = index, .size_class = index_});
+    constexpr auto kObject = std::bit_cast<std::uint64_t>(Block{.object = 1});
+    const auto block = [first](std::uint64_t object) {
+      return std::bit_cast<Block>(first + object * kObject);
+    };
+    chain.reserve(chain.size() + taken);
+    for (std::uint32_t i = untouched; i-- > 0;) chain.push(block(span.first_untouched + std::uint64_t{i}));
     for (std::uint32_t i = span.returned_count - returned; i < span.returned_count; ++i) {
-      chain.push(block(index, span.returned_objects[i]));
+      chain.push(block(span.returned_objects[i]));
     }
     span.first_untouched = static_cast<std::uint16_t>(span.first_untouched + untouched);
     span.returned_count = static_cast<std::uint16_t>(span.returned_count - returned);
@@ -153,10 +161,6 @@ class CentralFreeList {
     for (std::uint32_t object = 0; object < class_.span_objects; ++object) {
       touched.touch(first + std::uint64_t{object} * class_.object_bytes, sizeof(void*));
     }
-  }
-
-  Block block(SpanIndex span, std::uint32_t object) const {
-    return {.span = span, .object = static_cast<std::uint16_t>(object), .size_class = index_};
   }
 
   SizeClass class_;

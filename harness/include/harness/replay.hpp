@@ -309,6 +309,7 @@ class Replay {
     prefetch_column(events.thread, first);
     prefetch_column(events.slot, first + kPrefetchBlock);
     prefetch_column(events.size, first);
+    prefetch_column(events.alignment, first);
     prefetch_column(events.noscan, first);
     prefetch_column(events.requested, first);
     if constexpr (Ticks<A>) prefetch_column(events.time_ns, first);
