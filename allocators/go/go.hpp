@@ -443,8 +443,8 @@ class Go {
   }
   std::vector<Snapshot::Central> central() const {
     std::vector<Snapshot::Central> records(kSpanClasses);
-    const auto bases = [this](std::span<const std::uint32_t> spans, std::vector<std::uint64_t>& to) {
-      for (const std::uint32_t span : spans) to.push_back(heap_.spans().at(span).base);
+    const auto bases = [this](std::span<const SpanSet::Entry> spans, std::vector<std::uint64_t>& to) {
+      for (const SpanSet::Entry& entry : spans) to.push_back(heap_.spans().at(entry.span).base);
     };
     for (int i = 0; i < kSpanClasses; ++i) {
       const Mcentral& list = centrals_.of(static_cast<SpanClass>(i));

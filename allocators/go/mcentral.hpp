@@ -14,13 +14,20 @@
 
 namespace go {
 
-// First in, first out. Numbers of spans, so that a span freed meanwhile is known by its state.
+// First in, first out.
 class SpanSet {
  public:
+  // By number, so that a span freed meanwhile is known by its state; and the first of its words, which can
+  // then be fetched without a look at the span.
+  struct Entry {
+    std::uint32_t span = kNone;
+    std::uint32_t word = 0;
+  };
+
   bool empty() const { return head_ == spans_.size(); }
-  void push(std::uint32_t span) { spans_.push_back(span); }
+  void push(const Span& span) { spans_.push_back({span.index, span.word}); }
   std::uint32_t pop() {
-    const std::uint32_t span = spans_[head_++];
+    const std::uint32_t span = spans_[head_++].span;
     if (empty()) {
       spans_.clear();
       head_ = 0;
@@ -30,17 +37,17 @@ class SpanSet {
     }
     return span;
   }
-  // What comes out after so many others; the number of no span where there are fewer.
-  std::uint32_t ahead(std::size_t others) const {
-    return others < spans_.size() - head_ ? spans_[head_ + others] : kNone;
+  // What comes out after so many others; no span where there are fewer.
+  Entry ahead(std::size_t others) const {
+    return others < spans_.size() - head_ ? spans_[head_ + others] : Entry{};
   }
   static constexpr std::uint32_t kNone = UINT32_MAX;
   // First out first.
-  std::span<const std::uint32_t> spans() const { return std::span(spans_).subspan(head_); }
+  std::span<const Entry> spans() const { return std::span(spans_).subspan(head_); }
 
  private:
   static constexpr std::size_t kCompactAt = 1024;
-  std::vector<std::uint32_t> spans_;
+  std::vector<Entry> spans_;
   std::size_t head_ = 0;
 };
 
@@ -79,7 +86,7 @@ class Mcentral {
 
   void push_swept(const Span& span) {
     ++counters_.pushes;
-    (span.full() ? full_ : partial_)[swept_].push(span.index);
+    (span.full() ? full_ : partial_)[swept_].push(span);
   }
   // The next unswept one of the full or of the partial spans; nullptr where none is left. Perhaps swept
   // meanwhile.
@@ -113,8 +120,8 @@ class Mcentral {
     return heap_.alloc(pages, span_class_, page_cache, sweeper.sweepgen(), sweeper.sweeping());
   }
 
-  std::span<const std::uint32_t> swept(bool full) const { return (full ? full_ : partial_)[swept_].spans(); }
-  void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span.index); }
+  std::span<const SpanSet::Entry> swept(bool full) const { return (full ? full_ : partial_)[swept_].spans(); }
+  void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span); }
 
  private:
   SpanSet& unswept(bool full) { return (full ? full_ : partial_)[1 - swept_]; }
@@ -123,17 +130,21 @@ class Mcentral {
   Span& pop(SpanSet& set) {
     ++counters_.pops;
     Span& span = heap_.spans().at(set.pop());
-    if (const std::uint32_t next = set.ahead(kPrefetchSpan); next != SpanSet::kNone) {
-      heap_.spans().prefetch(next);
+    if (const SpanSet::Entry next = set.ahead(kPrefetchSpan); next.span != SpanSet::kNone) {
+      heap_.spans().prefetch(next.span);
     }
     return span;
   }
   static constexpr std::size_t kPrefetchSpan = 8;
 
-  // And, where an mcache is what takes them, their bits.
+  // And, where an mcache is what takes them, the very next with its bits: others of the class were fetched
+  // too long ago.
   Span& pop_to_cache(SpanSet& set) {
     Span& span = pop(set);
-    if (const std::uint32_t next = set.ahead(0); next != SpanSet::kNone) heap_.spans().prefetch_bits(next);
+    if (const SpanSet::Entry next = set.ahead(0); next.span != SpanSet::kNone) {
+      heap_.spans().prefetch(next.span);
+      heap_.spans().prefetch_bits(next.word);
+    }
     return span;
   }
 

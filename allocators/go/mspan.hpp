@@ -334,8 +334,7 @@ class SpanTable {
     __builtin_prefetch(bits_.marked.data() + index);
   }
   // And what an mcache reads besides, and where it settles.
-  [[gnu::always_inline]] void prefetch_bits(std::uint32_t index) const {
-    const std::uint32_t word = at(index).word;
+  [[gnu::always_inline]] void prefetch_bits(std::uint32_t word) const {
     __builtin_prefetch(bits_.alloc.data() + word);
     __builtin_prefetch(bits_.live.data() + word, 1);
   }

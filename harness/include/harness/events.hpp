@@ -1,6 +1,7 @@
 // The events of a trace as the loop reads them: columns, checked and renamed before (check.hpp).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -20,6 +21,18 @@ struct Events {
   std::span<const std::uint16_t> owner;      // The number that the allocating thread had then.
   std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
   std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
+
+  Events subspan(std::size_t first, std::size_t count) const {
+    return {.op = op.subspan(first, count),
+            .thread = thread.subspan(first, count),
+            .slot = slot.subspan(first, count),
+            .size = size.subspan(first, count),
+            .alignment = alignment.subspan(first, count),
+            .noscan = noscan.subspan(first, count),
+            .owner = owner.subspan(first, count),
+            .time_ns = time_ns.empty() ? time_ns : time_ns.subspan(first, count),
+            .requested = requested.subspan(first, count)};
+  }
 };
 
 }  // namespace harness

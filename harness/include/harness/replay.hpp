@@ -103,9 +103,7 @@ class Replay {
     std::vector<Sample> samples;
     samples.reserve(stops.size());
     const std::size_t count = events.op.size();
-    if constexpr (!HoldsRequested<A>) make_room(events);
-    if constexpr (Foresees<A>) allocator_.foresee(events);
-    if constexpr (Exchanges<A>) uneven_ = find_uneven(events, 0);
+    outlook_ = {};
     std::size_t done = 0;
     for (const std::int64_t stop : stops) {
       if (stop < static_cast<std::int64_t>(done) || stop > static_cast<std::int64_t>(count)) {
@@ -173,16 +171,23 @@ class Replay {
   static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
 
   // In events. Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
-  static constexpr std::size_t kPrefetchColumns = 256;
+  static constexpr std::size_t kForeseen = 2048;
+  static constexpr std::size_t kPrefetchColumns = kForeseen;
   static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
   static constexpr std::size_t kFetched = 32;
 
-  // A slot for every object that the batch names, so that no event has to look whether there is one.
-  void make_room(const Events& events) {
+  // Of the events up to `end`, not included.
+  struct Outlook {
+    std::size_t end = 0;
+    std::size_t uneven = 0;  // The next that cannot be exchanged, as first_to_step() knows.
+  };
+
+  // A slot for every object that these name, so that no event has to look whether there is one.
+  void make_room(std::span<const std::uint32_t> slots) {
     std::uint32_t last = 0;
-    for (const std::uint32_t slot : events.slot) last = std::max(last, slot);
-    if (last >= blocks_.size() && !events.slot.empty()) blocks_.resize(last + std::size_t{1});
+    for (const std::uint32_t slot : slots) last = std::max(last, slot);
+    if (last >= blocks_.size() && !slots.empty()) blocks_.resize(last + std::size_t{1});
   }
 
   // The events of a batch from `first` up to `last`, not included.
@@ -226,30 +231,42 @@ class Replay {
 
   template <bool kPlacing>
   void run(const Events& events, std::size_t first, std::size_t last) {
-    for (std::size_t i = first; i < last; ++i) {
+    for (std::size_t i = first; i < last;) {
+      if (i >= outlook_.end) look_ahead(events, i);
+      const std::size_t end = std::min(last, outlook_.end);
       if constexpr (Exchanges<A>) {
-        i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, last));
-        if (i == last) return;
+        i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, end));
+        if (i == end) continue;
       } else if (i % kFetched == 0) {
         prefetch(events, i, blocks_.data());
       }
       tell_time(events, i);
-      step(events, i);
+      step(events, i++);
     }
+  }
+
+  // What the columns say of the next events, while these are at hand: vectors are faster at it than a loop
+  // that replays events.
+  void look_ahead(const Events& events, std::size_t first) {
+    const std::size_t count = events.op.size();
+    outlook_.end = std::min(first + kForeseen, count);
+    make_room(events.slot.subspan(first, std::min(kForeseen + kPrefetchBlock + kFetched, count - first)));
+    if constexpr (Foresees<A>) allocator_.foresee(events.subspan(first, outlook_.end - first));
+    if constexpr (Exchanges<A>) outlook_.uneven = find_uneven(events, first);
   }
 
   // The first event from `first` on that cannot be exchanged for all that its columns say.
   std::size_t first_to_step(const Events& events, std::size_t first, std::size_t last) {
     if (!may_exchange_) return first;
-    if (uneven_ < first) uneven_ = find_uneven(events, first);
-    return std::min(uneven_, first_due(events, first, last));
+    if (outlook_.uneven < first) outlook_.uneven = find_uneven(events, first);
+    return std::min(outlook_.uneven, first_due(events, first, last));
   }
 
-  // The first event from `first` on that is no plain allocation or free, or whose alignment is too large.
-  // Here and not in the loop, since many at a time are looked at.
-  static std::size_t find_uneven(const Events& events, std::size_t first) {
+  // The first event from `first` on that is no plain allocation or free, or whose alignment is too large; the
+  // outlook's end where there is none.
+  std::size_t find_uneven(const Events& events, std::size_t first) const {
     constexpr std::size_t kTogether = 256;
-    const std::size_t count = events.op.size();
+    const std::size_t count = outlook_.end;
     while (first < count) {
       const std::size_t length = std::min(kTogether, count - first);
       if (is_uneven(events.op.subspan(first, length), events.alignment.subspan(first, length))) break;
@@ -671,7 +688,7 @@ class Replay {
   std::uint64_t recent_committed_ = 0;
   // Not before the first event has gone the long way, nor beside a shortfall.
   bool may_exchange_ = false;
-  std::size_t uneven_ = 0;  // The next event of the batch that cannot be exchanged, as first_to_step() knows.
+  Outlook outlook_;
   std::int64_t deadline_ns_ = 0;  // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;
