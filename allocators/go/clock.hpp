@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <limits>
 
@@ -19,7 +18,8 @@ struct Paths {
   std::int64_t zero_size = 0;
   std::int64_t tiny_combined = 0;  // Objects that shared the block of an earlier one (Go: tinyAllocs).
   std::int64_t tiny_blocks = 0;
-  std::array<std::int64_t, 2> deaths_and_small{};
+  std::int64_t allocations = 0;  // All but those of no size and large ones.
+  std::int64_t deaths = 0;
   std::int64_t large = 0;
   std::int64_t large_from_new_os_memory = 0;
   std::int64_t large_bytes = 0;
@@ -29,8 +29,7 @@ struct Paths {
   std::int64_t refilled_objects = 0;  // Free slots of the spans that came.
   std::int64_t refill_bytes = 0;      // Their bytes.
 
-  std::int64_t deaths() const { return deaths_and_small[0]; }
-  std::int64_t slots() const { return deaths_and_small[1] + tiny_blocks; }
+  std::int64_t slots() const { return allocations - tiny_combined; }
 };
 
 // Nanoseconds.
@@ -74,12 +73,12 @@ class Clock {
   // Nanoseconds. fresh_bytes: of spans that the OS gave; running: threads that run at once.
   double now(const Paths& paths, std::int64_t fresh_bytes, std::size_t running) const {
     if (ticker_.last_ns != kNone) return static_cast<double>(ticker_.last_ns) + stalled_ns_;
-    const double program =
-        kCosts.allocation * static_cast<double>(paths.slots() + paths.tiny_combined + paths.zero_size) +
-        kCosts.death * static_cast<double>(paths.deaths()) +
-        kCosts.refill * static_cast<double>(paths.refills) + kCosts.large * static_cast<double>(paths.large) +
-        kCosts.byte * static_cast<double>(paths.refill_bytes + paths.large_bytes) +
-        kCosts.fresh_byte * static_cast<double>(fresh_bytes);
+    const double program = kCosts.allocation * static_cast<double>(paths.allocations + paths.zero_size) +
+                           kCosts.death * static_cast<double>(paths.deaths) +
+                           kCosts.refill * static_cast<double>(paths.refills) +
+                           kCosts.large * static_cast<double>(paths.large) +
+                           kCosts.byte * static_cast<double>(paths.refill_bytes + paths.large_bytes) +
+                           kCosts.fresh_byte * static_cast<double>(fresh_bytes);
     return program / static_cast<double>(std::max<std::size_t>(running, 1)) + stalled_ns_;
   }
 

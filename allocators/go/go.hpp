@@ -129,7 +129,6 @@ class Go {
     // An allocation comes without a block, and turns no bit over until its slot is settled.
     tiers.heap.spans().bits().live[block.word] ^= allocates.if_second(1) << block.bit;
     tiers.heap.occupancy().note_exchange(wanted, allocates.if_first(1));
-    ++tiers.paths.deaths_and_small[allocates.if_first(1)];
     const Block slot{.bit = static_cast<std::uint8_t>(std::countr_zero(free))};
     block = std::bit_cast<Block>(
         allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) | std::bit_cast<std::uint64_t>(slot)));
@@ -175,10 +174,14 @@ class Go {
     const harness::Choice last(holders == 0);
     bits.live[slot.word] ^= last.if_first(slot.mask());
     tiers.heap.occupancy().note_died(kTinySpanClass, last.if_first(1));
-    ++tiers.paths.deaths_and_small[0];
     running_ = &p;
     block = {};
     return kTinySpanClass;
+  }
+
+  void note_exchanged(std::uint64_t allocations, std::uint64_t deaths) {
+    paths_.allocations += static_cast<std::int64_t>(allocations);
+    paths_.deaths += static_cast<std::int64_t>(deaths);
   }
 
   // What exchange() has left: the death of an object of a kind that takes more than a bit, and an allocation
@@ -313,6 +316,14 @@ class Go {
     return rows;
   }
 
+  // Objects that share a slot count each, and so do those without one (allocate_on).
+  std::uint64_t class_allocations(std::uint32_t row) const {
+    std::uint64_t objects = heap_.occupancy().taken_objects(static_cast<SpanClass>(row));
+    if (row == kTinySpanClass) objects += static_cast<std::uint64_t>(paths_.tiny_combined);
+    if (row == kZeroSizeSpanClass) objects += static_cast<std::uint64_t>(paths_.zero_size);
+    return objects;
+  }
+
   std::optional<std::uint64_t> span_of(Block block) const {
     if (block.kind == Kind::kZeroSize) return std::nullopt;
     return heap_.spans().bits().span[block.word];
@@ -356,18 +367,17 @@ class Go {
     const SpanSetCounters& sets = centrals_.counters();
     const SweepCounters& sweep = sweeper_.counters();
     const CollectorCounters& gc = collector_.counters();
-    const std::int64_t slots = paths_.slots();
     return {
         {"threads", static_cast<std::int64_t>(thread_ordinal_)},
         {"ps", static_cast<std::int64_t>(ps_.size())},
         {"sizes_rounded_to_words", sizes_rounded_to_words_},
         {"alignments_met_by_size", alignments_met_by_size_},
-        {"mallocs", paths_.zero_size + paths_.tiny_combined + slots + paths_.large},
-        {"front_end_hits", paths_.zero_size + paths_.tiny_combined + slots - paths_.refills},
+        {"mallocs", paths_.zero_size + paths_.allocations + paths_.large},
+        {"front_end_hits", paths_.zero_size + paths_.allocations - paths_.refills},
         {"zero_size_allocations", paths_.zero_size},
         {"tiny_allocs", paths_.tiny_combined},
         {"tiny_blocks", paths_.tiny_blocks},
-        {"mcache_hits", slots - paths_.refills},
+        {"mcache_hits", paths_.slots() - paths_.refills},
         {"refills", paths_.refills},
         {"refilled_objects", paths_.refilled_objects},
         {"flushes", gc.flushes},
@@ -459,8 +469,12 @@ class Go {
   void settle() { collector_.settle(); }
 
  private:
+  // Objects of no size take nothing, and are counted in class 1 noscan: every other such object is tiny, so
+  // that row is free.
+  static constexpr SpanClass kZeroSizeSpanClass = make_span_class(1, true);
+
   void die(Block block) {
-    ++paths_.deaths_and_small[0];
+    ++paths_.deaths;
     if (block.kind == Kind::kZeroSize) return;
     SlotBits& bits = heap_.spans().bits();
     SlotBit slot{block.word, block.bit};
@@ -471,7 +485,7 @@ class Go {
       if (bits.is_startup(slot)) note_startup(heap_.spans().of_word(slot.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
-      heap_.occupancy().note_large(block.span_class, -1);
+      heap_.occupancy().note_large_death(block.span_class);
     }
     bits.live[slot.word] ^= slot.mask();
     heap_.occupancy().note_died(block.span_class, units);
@@ -481,9 +495,7 @@ class Go {
     std::uint64_t size = request.size;
     if (size == 0) {
       ++paths_.zero_size;
-      // Takes nothing, and is counted in class 1 noscan: every other such object is tiny, so that row is
-      // free.
-      return {.span_class = make_span_class(1, true), .kind = Kind::kZeroSize};
+      return {.span_class = kZeroSizeSpanClass, .kind = Kind::kZeroSize};
     }
     // Go's sizes of types with pointers are multiples of a word, and its slots are aligned to their sizes
     // only. Nothing foretells which objects hold pointers, so nothing branches on it.
@@ -559,7 +571,7 @@ class Go {
     bool refilled = false;
     CachedSpan* const cached = span_with_slot(p, span_class, refilled);
     if (cached == nullptr) return {};
-    ++paths_.deaths_and_small[1];
+    ++paths_.allocations;
     const SlotBit slot = take_live_slot(*cached);
     Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
     if (span_class == kTinySpanClass) block = first_in_tiny_block(slot);
@@ -569,6 +581,7 @@ class Go {
 
   Block allocate_tiny(P& p, std::uint64_t size) {
     if (const std::optional<std::uint32_t> offset = p.tiny.place(size)) {
+      ++paths_.allocations;
       ++paths_.tiny_combined;
       const SlotBit at = p.tiny.block();
       if (heap_.spans().bits().holders(at)++ == 0) revive(SlotBits::slot_of_holders(at));
@@ -577,6 +590,7 @@ class Go {
     bool refilled = false;
     CachedSpan* const cached = span_with_slot(p, kTinySpanClass, refilled);
     if (cached == nullptr) return {};
+    ++paths_.allocations;
     ++paths_.tiny_blocks;
     const SlotBit at = take_live_slot(*cached);
     const Block block = first_in_tiny_block(at);
@@ -627,7 +641,7 @@ class Go {
     // Taken at once, without a cache between.
     heap_.occupancy().hold(*span);
     heap_.occupancy().note_taken(span_class, span->element_bytes);
-    heap_.occupancy().note_large(span_class, 1);
+    heap_.occupancy().note_large_allocation(span_class);
     heap_.spans().bits().live[span->word] |= 1;
     span->freeindex = span->alloc_count = 1;
     collector_.allocated_large(*span);
@@ -766,6 +780,7 @@ class Go {
 static_assert(harness::Allocator<Go>);
 static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go> &&
               harness::Exchanges<Go>);
+static_assert(harness::NotesExchanged<Go> && harness::CountsAllocations<Go>);
 static_assert(harness::KeepsTime<Go> && harness::Ticks<Go> && harness::Places<Go> && harness::Counts<Go> &&
               harness::HasSpans<Go> && harness::Gauges<Go>);
 

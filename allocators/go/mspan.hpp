@@ -189,13 +189,18 @@ class Occupancy {
   void note_startup(const Span& span, std::int64_t slots) { change(span.span_class, &Units::startup, slots); }
   void note_requested(SpanClass span_class) { ++classes_[span_class].spans_requested; }
   void note_returned(SpanClass span_class) { ++classes_[span_class].spans_returned; }
-  void note_large(SpanClass span_class, std::int64_t objects) {
-    classes_[span_class].large_objects += objects;
+  void note_large_allocation(SpanClass span_class) {
+    ++classes_[span_class].large_objects;
+    ++classes_[span_class].large_allocations;
   }
+  void note_large_death(SpanClass span_class) { --classes_[span_class].large_objects; }
 
   // What the program has ever taken, and what it or the process holds now.
   std::uint64_t taken_bytes(SpanClass span_class) const {
     return changes_[span_class][1] * static_cast<std::uint64_t>(unit_bytes(span_class));
+  }
+  std::uint64_t taken_objects(SpanClass span_class) const {
+    return size_class_of(span_class) == 0 ? classes_[span_class].large_allocations : changes_[span_class][1];
   }
   std::uint64_t marked_bytes(SpanClass span_class) const {
     return static_cast<std::uint64_t>((live(span_class) + classes_[span_class].units.startup) *
@@ -248,6 +253,7 @@ class Occupancy {
     std::int64_t tail_bytes = 0;
     std::int64_t startup_tail_bytes = 0;
     std::int64_t large_objects = 0;
+    std::uint64_t large_allocations = 0;
     std::int64_t spans = 0;
     std::int64_t spans_requested = 0;
     std::int64_t spans_returned = 0;

@@ -112,7 +112,7 @@ class Tcmalloc {
   Block reallocate(Block old, const harness::Request& request) {
     const std::uint64_t old_bytes = usable_bytes(old);
     if (keeps_block(old_bytes, request.size)) {
-      ++reallocations_in_place_;
+      ++objects_[old.size_class].kept;
       touch_program_bytes(old, request.size);
       return old;
     }
@@ -162,6 +162,9 @@ class Tcmalloc {
   // A row per class; row 0 holds the objects with a span of their own.
   std::uint32_t class_row(Block block) const { return block.size_class; }
   std::uint32_t class_rows() const { return tiers_->size_map.count(); }
+  std::uint64_t class_allocations(std::uint32_t row) const {
+    return objects_[row].allocated() + objects_[row].kept;
+  }
   std::vector<harness::ClassUse> classes() const;
   static std::optional<std::uint64_t> span_of(Block block) { return block.span; }
   std::vector<harness::SpanUse> spans() const;
@@ -272,6 +275,7 @@ class Tcmalloc {
   // What the trace has done to objects of one class.
   struct ObjectCounts {
     std::array<std::uint64_t, 2> count{};  // Deaths and allocations.
+    std::uint64_t kept = 0;                // Reallocated in place.
     std::uint64_t allocated() const { return count[1]; }
     std::int64_t live() const { return static_cast<std::int64_t>(count[1] - count[0]); }
   };
@@ -471,7 +475,6 @@ class Tcmalloc {
   std::uint64_t extra_bytes_released_ = 0;
   std::uint64_t large_allocations_ = 0;
   std::uint64_t large_system_memory_ = 0;
-  std::uint64_t reallocations_in_place_ = 0;
   std::uint64_t copied_bytes_ = 0;
 };
 
@@ -526,7 +529,8 @@ inline std::vector<harness::SpanUse> Tcmalloc::spans() const {
 }
 
 inline harness::Counters Tcmalloc::counters() const {
-  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0;
+  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0, kept = 0;
+  for (const ObjectCounts& objects : objects_) kept += objects.kept;
   for (const CentralFreeList& central : tiers_->central) {
     fetches += central.fetches();
     requested += central.spans_requested();
@@ -550,7 +554,7 @@ inline harness::Counters Tcmalloc::counters() const {
       {"refills_from_new_os_memory", front.served.new_system_memory_refills},
       {"large_allocations", large_allocations_},
       {"large_allocations_from_new_os_memory", large_system_memory_},
-      {"reallocations_in_place", reallocations_in_place_},
+      {"reallocations_in_place", kept},
       {"reallocation_copied_bytes", copied_bytes_},
       {"flushes", front.flushes},
       {"flushed_objects", front.flushed_objects},
@@ -615,6 +619,7 @@ static_assert(harness::Allocator<Tcmalloc>);
 static_assert(harness::Reallocates<Tcmalloc>);
 static_assert(harness::EndsThreads<Tcmalloc>);
 static_assert(harness::Exchanges<Tcmalloc>);
+static_assert(harness::CountsAllocations<Tcmalloc>);
 static_assert(harness::Places<Tcmalloc>);
 static_assert(harness::Counts<Tcmalloc>);
 static_assert(harness::HasSpans<Tcmalloc>);

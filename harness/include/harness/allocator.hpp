@@ -153,6 +153,12 @@ concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, co
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
+// Is told how many allocations and deaths were exchanged, before it is asked for anything else: so much an
+// allocator that wants their numbers need not count at each.
+template <typename A>
+concept NotesExchanged =
+    Exchanges<A> && requires(A a, std::uint64_t number) { a.note_exchanged(number, number); };
+
 // Has a second try at what was not exchanged, with branches and calls, which would cost the first one the
 // registers that its loop needs; pages and deadlines may change. Answers likewise; an allocation whose block
 // is null then has failed.
@@ -162,7 +168,8 @@ concept ExchangesSlowly =
       { a.exchange_slowly(allocates, block, request) } -> std::same_as<std::uint32_t>;
     };
 
-// Sees a batch before its first event: what does not depend on the order of events is cheaper there.
+// Sees events, some thousand at a time, before the first of them is replayed: what does not depend on their
+// order is cheaper there.
 template <typename A>
 concept Foresees = requires(A a, const Events& events) { a.foresee(events); };
 
@@ -243,6 +250,13 @@ concept HasClasses = requires(const A& view, typename A::Block block) {
   { view.class_row(block) } -> std::same_as<std::uint32_t>;
   { view.class_rows() } -> std::same_as<std::uint32_t>;
   { view.classes() } -> std::same_as<std::vector<ClassUse>>;
+};
+
+// Knows from its own counts how many objects each class was ever asked for, reallocs included, even those
+// that stayed in place. Otherwise the loop counts them, one by one.
+template <typename A>
+concept CountsAllocations = HasClasses<A> && requires(const A& view, std::uint32_t row) {
+  { view.class_allocations(row) } -> std::same_as<std::uint64_t>;
 };
 
 // Every span that holds objects of a class, or one alone, and the span of a block; none for an object that

@@ -141,12 +141,13 @@ nb::dict result_of(const Replay<A>& replay) {
     std::vector<ClassUse> uses = replay.class_uses();
     const std::vector<ClassUse> now = replay.allocator().classes();
     const std::vector<std::uint64_t> requested = replay.class_requested();
+    const std::vector<std::uint64_t> allocations = replay.class_allocations();
     for (std::size_t row = 0; row < uses.size(); ++row) {
       // What is counted, other than what is held, is counted over all events.
       uses[row].spans_requested = now[row].spans_requested;
       uses[row].spans_returned = now[row].spans_returned;
       uses[row].lock_acquisitions = now[row].lock_acquisitions;
-      classes.append(to_python(uses[row], requested[row], replay.class_allocations()[row]));
+      classes.append(to_python(uses[row], requested[row], allocations[row]));
     }
   }
   result["classes"] = classes;
@@ -162,11 +163,11 @@ nb::dict result_of(const Replay<A>& replay) {
 template <HasSpans A>
 nb::dict census_of(Replay<A>& replay) {
   Census found = replay.census();
+  const std::vector<std::uint64_t> allocations = replay.class_allocations();
   nb::dict result;
   nb::list classes;
   for (std::size_t row = 0; row < found.classes.size(); ++row) {
-    classes.append(
-        to_python(found.classes[row], found.class_requested[row], replay.class_allocations()[row]));
+    classes.append(to_python(found.classes[row], found.class_requested[row], allocations[row]));
   }
   result["classes"] = classes;
   const auto column = [&found](auto SpanUse::* member) {

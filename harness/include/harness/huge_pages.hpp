@@ -77,8 +77,8 @@ class HugePageVector {
 
  private:
   static constexpr std::size_t kHugePageBytes = std::size_t{1} << 21;
-  // From this size on an array has huge pages, from their first byte on; it is likely to fill one. Straight
-  // from the system, so that an array that was outgrown goes back to it: malloc keeps what a thread has freed.
+  // From this size on an array has huge pages, from their first byte on; it is likely to fill one. They come
+  // straight from the system, so that they go back to it: malloc keeps what a thread has freed.
   static constexpr std::size_t kMappedBytes = kHugePageBytes / 4;
 
   std::size_t capacity() const { return bytes_ / sizeof(T); }

@@ -81,7 +81,7 @@ class Replay {
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
     if constexpr (HasClasses<A>) {
       requested_by_class_.resize(allocator_.class_rows());
-      allocations_by_class_.resize(allocator_.class_rows());
+      if constexpr (!CountsAllocations<A>) allocations_by_class_.resize(allocator_.class_rows());
     }
   }
 
@@ -129,7 +129,18 @@ class Replay {
   std::vector<std::uint64_t> class_requested() const {
     return class_uses_.empty() ? requested_by_class_ : class_requested_;
   }
-  const std::vector<std::uint64_t>& class_allocations() const { return allocations_by_class_; }
+  std::vector<std::uint64_t> class_allocations() const
+    requires HasClasses<A>
+  {
+    if constexpr (CountsAllocations<A>) {
+      std::vector<std::uint64_t> allocations(allocator_.class_rows());
+      for (std::uint32_t row = 0; row < allocations.size(); ++row)
+        allocations[row] = allocator_.class_allocations(row);
+      return allocations;
+    } else {
+      return allocations_by_class_;
+    }
+  }
 
   using GaugeValues = std::array<std::int64_t, gauge_names<A>().size()>;
   // Of the stops since the last call, one for each.
@@ -175,12 +186,13 @@ class Replay {
   static constexpr std::size_t kPrefetchColumns = kForeseen;
   static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
-  static constexpr std::size_t kFetched = 32;
+  static constexpr std::size_t kFetched = 8;
 
   // Of the events up to `end`, not included.
   struct Outlook {
     std::size_t end = 0;
-    std::size_t uneven = 0;  // The next that cannot be exchanged, as first_to_step() knows.
+    std::size_t uneven = 0;   // The next that cannot be exchanged, as first_to_step() knows.
+    bool passes_peak = true;  // Whether any may bring a new maximum of what is requested.
   };
 
   // A slot for every object that these name, so that no event has to look whether there is one.
@@ -252,7 +264,18 @@ class Replay {
     outlook_.end = std::min(first + kForeseen, count);
     make_room(events.slot.subspan(first, std::min(kForeseen + kPrefetchBlock + kFetched, count - first)));
     if constexpr (Foresees<A>) allocator_.foresee(events.subspan(first, outlook_.end - first));
-    if constexpr (Exchanges<A>) outlook_.uneven = find_uneven(events, first);
+    if constexpr (Exchanges<A>) {
+      outlook_.uneven = find_uneven(events, first);
+      outlook_.passes_peak =
+          any_above(totals_.peak_requested, events.requested.subspan(first, outlook_.end - first));
+    }
+  }
+
+  // By the sign of a difference, for vectors: no column holds 2^63.
+  static bool any_above(std::uint64_t bound, std::span<const std::uint64_t> column) {
+    std::uint64_t differences = 0;
+    for (const std::uint64_t value : column) differences |= bound - value;
+    return differences >> 63 != 0;
   }
 
   // The first event from `first` on that cannot be exchanged for all that its columns say.
@@ -367,7 +390,7 @@ class Replay {
       Ticker ticker;
       if constexpr (kTicking) ticker = allocator_.ticker();
       std::size_t i = first;
-      std::uint64_t most_requested = 0;  // After these events.
+      std::uint64_t allocations = 0;
       bool exchanged = true;
       while (i < end && exchanged) {
         if (i % kFetched == 0) prefetch(columns, i, blocks);
@@ -375,25 +398,28 @@ class Replay {
         // In this loop nothing is called, so that it has the registers to itself.
         for (; i < stop; ++i) {
           if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
-          exchanged = exchange(columns, i, blocks);
+          const Choice allocates(static_cast<Op>(columns.op[i]) != Op::kFree);
+          exchanged = exchange(columns, i, allocates, blocks);
           if (!exchanged) [[unlikely]]
             break;
+          if constexpr (NotesExchanged<A>) allocations += allocates.if_first(1);
           if constexpr (kPlacing) {
             if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
           }
           if constexpr (A::kExchangesPages) {
             note_event(columns.requested[i]);
           } else {
-            most_requested = std::max(most_requested, columns.requested[i]);
             if constexpr (kPlacing) ++events_;
           }
         }
       }
       if constexpr (kTicking) allocator_.set_ticker(ticker);
+      if constexpr (NotesExchanged<A>) allocator_.note_exchanged(allocations, i - first - allocations);
       if constexpr (!A::kExchangesPages) {
         // A new maximum is told here, without a branch at each event: while a heap grows, nothing foretells
         // which brings one.
-        note_requested(most_requested);
+        if (outlook_.passes_peak && i > first)
+          note_requested(std::ranges::max(columns.requested.subspan(first, i - first)));
         if constexpr (!kPlacing) events_ += i - first;
       }
       if (exchanged) return i;
@@ -404,8 +430,7 @@ class Replay {
   }
 
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
-  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i, Block* blocks) {
-    const Choice allocates(static_cast<Op>(events.op[i]) != Op::kFree);
+  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i, Choice allocates, Block* blocks) {
     const Request request = request_of(events, i);
     const std::uint32_t row = allocator_.exchange(allocates, blocks[events.slot[i]], request);
     if (row == kNotExchanged) return false;
@@ -435,7 +460,7 @@ class Replay {
   [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {
     if constexpr (HasClasses<A>) {
       requested_by_class_[row] += allocates.negated_if_second(size);
-      allocations_by_class_[row] += allocates.if_first(1);
+      if constexpr (!CountsAllocations<A>) allocations_by_class_[row] += allocates.if_first(1);
     }
   }
 
@@ -533,7 +558,7 @@ class Replay {
     if constexpr (HasClasses<A>) {
       const std::uint32_t row = allocator_.class_row(block);
       requested_by_class_[row] += size;
-      ++allocations_by_class_[row];
+      if constexpr (!CountsAllocations<A>) ++allocations_by_class_[row];
     }
   }
 
