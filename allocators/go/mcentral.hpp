@@ -151,7 +151,7 @@ class Mcentral {
   Mheap& heap_;
   SpanSetCounters& counters_;
   SpanClass span_class_;
-  int swept_ = 0;
+  std::size_t swept_ = 0;
   std::array<SpanSet, 2> partial_;
   std::array<SpanSet, 2> full_;
 };

@@ -20,6 +20,17 @@
 #include "harness/events.hpp"
 #include "harness/huge_pages.hpp"
 
+// Compiled twice, once for processors that have AVX2 and BMI2, as most have: the loader takes what the
+// machine can do. Results do not depend on it. Where a compiler cannot, once.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+#define HARNESS_CLONED gnu::target_clones("arch=x86-64-v3", "default")
+#endif
+#endif
+#ifndef HARNESS_CLONED
+#define HARNESS_CLONED
+#endif
+
 namespace harness {
 
 // One stop. The order of the fields is SAMPLE_COLUMNS in harness/allocator.py.
@@ -259,7 +270,7 @@ class Replay {
 
   // What the columns say of the next events, while these are at hand: vectors are faster at it than a loop
   // that replays events.
-  void look_ahead(const Events& events, std::size_t first) {
+  [[HARNESS_CLONED]] void look_ahead(const Events& events, std::size_t first) {
     const std::size_t count = events.op.size();
     outlook_.end = std::min(first + kForeseen, count);
     make_room(events.slot.subspan(first, std::min(kForeseen + kPrefetchBlock + kFetched, count - first)));
@@ -382,7 +393,8 @@ class Replay {
   }
 
   template <bool kPlacing, bool kTicking>
-  [[gnu::noinline]] std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
+  [[gnu::noinline, HARNESS_CLONED]] std::size_t exchange_up_to(const Events& events, std::size_t first,
+                                                               std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
     Block* const blocks = blocks_.data();
     const std::int64_t deadline_ns = deadline_ns_;
