@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -387,7 +387,9 @@ def replay(
         from harness import commits, history_files
 
         commit = commits.find(None, None)
-        named = [(commits.within_repository(trace), spec.label) for trace in traces for spec in specs]
+        named = [
+            (commits.within_repository(trace), label) for trace in traces for label in _labels(trace, specs)
+        ]
         history_files.check(history_folder, commit, named)
     results: list[TraceRuns] = []
     faults: list[HarnessError] = []
@@ -417,6 +419,17 @@ def replay(
     for fault in (*faults, *failures):
         _tell(fault)
     return 2 if faults or failures else 0
+
+
+def _labels(trace: str, specs: Sequence[Spec]) -> list[str]:
+    """Return what the allocators will be called on a trace; nothing, where it cannot be opened."""
+    from harness.trace import TraceReader
+
+    try:
+        metadata = TraceReader(trace).metadata
+    except HarnessError:
+        return []  # The replay will say why.
+    return [spec.for_trace(metadata).label for spec in specs]
 
 
 def _add_to_history(directory: str, results: list[TraceRuns], commit: Commit, **options: Any) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -301,6 +302,14 @@ def test_replay_adds_what_stands_here_and_history_shows_it(repository):
         harness("replay", "gone.parquet", "my.parquet", "-a", "ideal", "--history", "results/history"),
         f"has ideal on my.parquet of commit {head[:10]} already",
     )
+
+
+def test_an_allocator_is_known_by_the_options_that_the_trace_sets_before_it_is_replayed(repository):
+    shutil.copy(Path(__file__).parent.parent / "traces" / "go" / "go-parser.parquet", "go.parquet")
+    for _ in range(2):
+        done = harness("replay", "go.parquet", "-a", "go", "--history", "h")
+    fails_with(done, f"has go:gogc=off on go.parquet of commit {git(repository, 'rev-parse', 'HEAD')[:10]}")
+    assert done.stdout == ""
 
 
 def test_inside_a_repository_commits_stand_as_git_has_them(repository):
