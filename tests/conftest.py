@@ -8,6 +8,9 @@ import pytest
 from hypothesis import settings
 from library_support import needs_tcmalloc
 
+from allocators.go.runtime import find_toolchain
+from harness.errors import AllocatorError
+
 # A busy machine is no fault of the code. In CI Hypothesis chooses its own profile, without a deadline, too.
 settings.register_profile("harness", deadline=None)
 if not os.environ.get("CI"):
@@ -27,3 +30,14 @@ def configuration(tmp_path_factory):
 def tcmalloc_library():
     """The installed libtcmalloc; without one a test that asks for it fails in CI, and skips elsewhere."""
     return needs_tcmalloc()
+
+
+@pytest.fixture(scope="session")
+def toolchain():
+    """The toolchain of Go; without one a test that asks for it fails in CI, and skips elsewhere."""
+    try:
+        return find_toolchain()
+    except AllocatorError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))

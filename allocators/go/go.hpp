@@ -209,8 +209,8 @@ class Go {
     return kTinySpanClass;
   }
 
-  // Sizes of types with pointers are multiples of a word in Go. What was not is counted for a whole batch
-  // before it is replayed: that needs no order, and takes less than a count with each event.
+  // Sizes of types with pointers are multiples of a word in Go. What was not is counted before it is
+  // replayed, for many events at once: that needs no order, and takes less than a count with each event.
   void foresee(const harness::Events& events) {
     std::uint16_t last_thread = 0;
     for (const std::uint16_t thread : events.thread) last_thread = std::max(last_thread, thread);

@@ -14,9 +14,7 @@ import pytest
 from library_support import needs_tcmalloc
 from support import TRACES, harness
 
-from allocators.go.runtime import find_toolchain
 from harness import costs
-from harness.errors import AllocatorError
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +24,7 @@ EACH_WITHIN = 2.0
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory):
-    needs_tcmalloc()
-    try:
-        find_toolchain()
-    except AllocatorError as missing:
-        if os.environ.get("CI"):
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+def calibrated(tcmalloc_library, toolchain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     environment = {**os.environ, "XDG_CONFIG_HOME": str(folder)}
     done = harness("calibrate", "--format", "json", *map(str, TRACES), env=environment)

@@ -8,8 +8,6 @@ import pytest
 from go_traces import built
 from support import harness
 
-from allocators.go.runtime import find_toolchain
-from harness.errors import AllocatorError
 from harness.inspection import inspect
 from harness.recording.go_recorder import GoTest
 from harness.trace import TraceReader
@@ -28,16 +26,6 @@ func TestAllocates(t *testing.T) {
 	}
 }
 """
-
-
-@pytest.fixture(scope="module")
-def go():
-    try:
-        return find_toolchain()
-    except AllocatorError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -61,8 +49,8 @@ def source_of(path):
     return TraceReader(str(path)).metadata["source"]
 
 
-def test_a_package_is_tested_and_its_trace_imported(go, module):
-    done = recorded(module, go.go, "test", "-run", "Allocates", "./one", output="t.parquet", GOGC="50")
+def test_a_package_is_tested_and_its_trace_imported(toolchain, module):
+    done = recorded(module, toolchain.go, "test", "-run", "Allocates", "./one", output="t.parquet", GOGC="50")
     assert done.returncode == 0, done.stderr
     assert "ok" in done.stdout
     assert inspect(str(module / "t.parquet")).events_by_kind["alloc"] > 1000
@@ -72,20 +60,21 @@ def test_a_package_is_tested_and_its_trace_imported(go, module):
     assert sorted(path.name for path in module.iterdir()) == ["go.mod", "none", "one", "t.parquet", "two"]
 
 
-def test_several_packages_are_tested_one_by_one_into_a_trace_each(go, module):
-    done = recorded(module, go.go, "test", "./...", output="t.parquet")
+def test_several_packages_are_tested_one_by_one_into_a_trace_each(toolchain, module):
+    done = recorded(module, toolchain.go, "test", "./...", output="t.parquet")
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in module.glob("*.parquet"))
     assert names == ["t-example.com-m-one.parquet", "t-example.com-m-two.parquet"]
 
 
-def test_a_package_without_tests_is_told(go, module):
-    done = recorded(module, go.go, "test", "./none")
-    assert (done.returncode, done.stderr) == (2, f"harness: {go.go} test ./none: no test files in ./none\n")
+def test_a_package_without_tests_is_told(toolchain, module):
+    done = recorded(module, toolchain.go, "test", "./none")
+    told = f"harness: {toolchain.go} test ./none: no test files in ./none\n"
+    assert (done.returncode, done.stderr) == (2, told)
 
 
-def test_a_program_that_traces_itself_is_run_and_its_newest_trace_imported(go, tmp_path):
-    program = built(go, tmp_path)
+def test_a_program_that_traces_itself_is_run_and_its_newest_trace_imported(toolchain, tmp_path):
+    program = built(toolchain, tmp_path)
     (tmp_path / "older.out").write_bytes(b"go 1.26 trace\0\0\0")
     done = recorded(tmp_path, program, "newer.out", GODEBUG="gctrace=0,traceallocfree=0")
     assert done.returncode == 0, done.stderr
@@ -108,10 +97,10 @@ def test_a_program_that_writes_no_trace_is_told(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_exit_status_is_the_programs(go, module):
+def test_the_exit_status_is_the_programs(toolchain, module):
     test = module / "one" / "x_test.go"
     test.write_text(test.read_text().replace("sink = append", "t.Fail(); sink = append"))
-    done = recorded(module, go.go, "test", "./one", output="t.parquet")
+    done = recorded(module, toolchain.go, "test", "./one", output="t.parquet")
     assert done.returncode == 1
     assert (module / "t.parquet").exists()
 

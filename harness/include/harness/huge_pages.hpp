@@ -14,13 +14,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <span>
 #include <type_traits>
 #include <utility>
 
 namespace harness {
 
-// As far as std::vector goes, with its names: elements that grow() makes are default ones.
+// As far as it goes, std::vector, with its names: elements that resize() makes are default ones.
 template <typename T>
 class HugePageVector {
   static_assert(std::is_trivially_copyable_v<T>, "elements are moved as bytes");
@@ -63,7 +62,8 @@ class HugePageVector {
     size_ = count;
     used_ = std::max(used_, count);
   }
-  void push_back(const T& element) {
+  // By value: it may be an element of this array, which moves.
+  void push_back(T element) {
     resize(size_ + 1);
     back() = element;
   }

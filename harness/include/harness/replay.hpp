@@ -22,12 +22,9 @@
 
 // Compiled twice, once for processors that have AVX2 and BMI2, as most have: the loader takes what the
 // machine can do. Results do not depend on it. Where a compiler cannot, once.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#if __GNUC__ >= 12
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define HARNESS_CLONED gnu::target_clones("arch=x86-64-v3", "default")
-#endif
-#endif
-#ifndef HARNESS_CLONED
+#else
 #define HARNESS_CLONED
 #endif
 
@@ -192,9 +189,11 @@ class Replay {
  private:
   static constexpr std::uint32_t kNowhere = ~std::uint32_t{0};
 
-  // In events. Far enough for a line to arrive from memory, near enough for it to stay in the first cache.
+  // Events that are looked at before the first of them is replayed; their columns are fetched as long before.
   static constexpr std::size_t kForeseen = 2048;
   static constexpr std::size_t kPrefetchColumns = kForeseen;
+  // In events, too. Far enough for a line to arrive from memory, near enough for it to stay in the first
+  // cache.
   static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
   static constexpr std::size_t kFetched = 8;
@@ -374,12 +373,14 @@ class Replay {
     }
   }
 
-  // Beyond its end, too: nothing is read.
+  // Beyond its end, too, and where there is none: nothing is read. So it is a number here, no pointer.
   template <typename T>
   [[gnu::always_inline]] static void prefetch_column(std::span<const T> column, std::size_t first) {
     constexpr std::size_t kLineBytes = 64;
-    const auto* const line = reinterpret_cast<const char*>(column.data() + first + kPrefetchColumns);
-    for (std::size_t at = 0; at < kFetched * sizeof(T); at += kLineBytes) __builtin_prefetch(line + at);
+    const auto begin =
+        reinterpret_cast<std::uintptr_t>(column.data()) + (first + kPrefetchColumns) * sizeof(T);
+    for (std::size_t at = 0; at < kFetched * sizeof(T); at += kLineBytes)
+      __builtin_prefetch(reinterpret_cast<const void*>(begin + at));
   }
 
   // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
@@ -420,8 +421,8 @@ class Replay {
           }
           if constexpr (A::kExchangesPages) {
             note_event(columns.requested[i]);
-          } else {
-            if constexpr (kPlacing) ++events_;
+          } else if constexpr (kPlacing) {
+            ++events_;
           }
         }
       }
