@@ -43,6 +43,7 @@ class Objects(NamedTuple):
 
     requested_bytes: NDArray[np.int64]
     site: NDArray[np.int64]
+    event: NDArray[np.int64]  # At which each was last asked for.
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,10 @@ class _Watch:
         self._sites = _site_rows(path, batch_events)
         self._waiting = np.empty(0, np.uint32)
         self._progress = progress
+        self._events = 0
         self._requested = np.zeros(1024, np.int64)  # By slot.
         self._site = np.zeros(1024, np.int64)
+        self._event = np.zeros(1024, np.int64)
 
     def __call__(self, batch: EventBatch) -> None:
         """Take note of a batch's allocations."""
@@ -148,13 +151,16 @@ class _Watch:
             self._make_room(int(slots.max()) + 1)
             self._requested[slots] = batch.size[chosen]  # Of a slot used twice the last one stays.
             self._site[slots] = sites[chosen]
+            self._event[slots] = self._events + np.flatnonzero(chosen)
+        self._events += len(batch.op)
         self._progress(len(batch.op))
 
     def objects(self, census: Census) -> Objects:
         """Return the objects of a census."""
         if len(census.object_slot):
             self._make_room(int(census.object_slot.max()) + 1)
-        return Objects(self._requested[census.object_slot], self._site[census.object_slot])
+        slots = census.object_slot
+        return Objects(self._requested[slots], self._site[slots], self._event[slots])
 
     def _next_sites(self, count: int) -> NDArray[np.uint32]:
         while len(self._waiting) < count:
@@ -164,11 +170,10 @@ class _Watch:
 
     def _make_room(self, slots: int) -> None:
         if slots > len(self._requested):
-            grown = max(slots, 2 * len(self._requested))
-            self._requested = np.concatenate(
-                [self._requested, np.zeros(grown - len(self._requested), np.int64)]
-            )
-            self._site = np.concatenate([self._site, np.zeros(grown - len(self._site), np.int64)])
+            more = np.zeros(max(slots, 2 * len(self._requested)) - len(self._requested), np.int64)
+            self._requested = np.concatenate([self._requested, more])
+            self._site = np.concatenate([self._site, more])
+            self._event = np.concatenate([self._event, more])
 
 
 def _site_rows(path: str, batch_events: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -206,7 +211,7 @@ def _divide(
     spans, span = census.spans, census.object_span.astype(np.int64)
     count = len(spans["bytes"])
     in_span = np.bincount(span, minlength=count)
-    rank = _ranks(span, census.object_slot, in_span)
+    rank = _ranks(span, objects.event, in_span)
     live_bytes = spans["live_slots"] * spans["slot_bytes"]
 
     requested = np.zeros(count, np.int64)
@@ -241,10 +246,10 @@ def _divide(
 
 
 def _ranks(
-    span: NDArray[np.int64], slot: NDArray[np.uint32], in_span: NDArray[np.int64]
+    span: NDArray[np.int64], event: NDArray[np.int64], in_span: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return of each object how many of its span have a lower number: who gets what cannot be divided."""
-    order = np.lexsort((slot, span))
+    """Return of each object how many of its span are older: who gets what cannot be divided."""
+    order = np.lexsort((event, span))
     first = np.cumsum(in_span) - in_span
     rank = np.empty(len(span), np.int64)
     rank[order] = np.arange(len(span)) - first[span[order]]

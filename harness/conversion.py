@@ -96,7 +96,7 @@ class _Cut:
         time_s: tuple[float | None, float | None] | None,
     ) -> None:
         self._trace = trace
-        self._checker = RowChecker(trace.path)
+        self._checker = RowChecker(trace.path, slots_rest=False)
         self._first_event, self._end_event = _bounds(events, 1)
         self._first_ns, self._end_ns = _bounds(time_s, _NS_PER_S)
         self._is_whole = events is None and time_s is None and threads is None

@@ -17,7 +17,7 @@ import numpy as np
 
 from allocators.go import Go
 from allocators.go.snapshot import Snapshot
-from harness.allocator import ALLOC, FREE, GC, EventBatch
+from harness.allocator import ALLOC, CALLOC, FREE, GC, REALLOC, EventBatch
 from harness.native._native import Checker
 
 Row = tuple[int, int, int, int, bool]  # op, thread, object, size, noscan
@@ -120,11 +120,23 @@ def feed(model: Go, batch: EventBatch, stops: Sequence[int] = ()) -> np.ndarray:
 
 
 def digest_of(batch: EventBatch) -> str:
-    """Tells a trace that has changed from a model that has."""
+    """Tells a trace that has changed from a model that has. How slots are chosen is of no account."""
     digest = hashlib.sha256()
-    for column in batch:
+    for column in batch._replace(slot=births_of(batch)):
         digest.update(column.tobytes())
     return digest.hexdigest()
+
+
+def births_of(batch: EventBatch) -> np.ndarray:
+    """The event at which each event's object was born; -1 for events without one."""
+    births = np.zeros(int(batch.slot.max(initial=0)) + 1, np.int64)
+    found = np.full(len(batch.op), -1)
+    for i, (op, slot) in enumerate(zip(batch.op, batch.slot, strict=True)):
+        if op in (ALLOC, CALLOC):
+            births[slot] = i
+        if op in (ALLOC, CALLOC, REALLOC, FREE):
+            found[i] = births[slot]
+    return found
 
 
 @dataclass

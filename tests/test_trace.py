@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from support import SMALL, columns, random_rows, write_trace
 from harness.allocator import ALLOC, CALLOC, FREE, GC, OP_NAMES, REALLOC, THREAD_END
 from harness.errors import TraceError
 from harness.trace import COLUMNS, AtomicOutput, Noscan, TraceReader, TraceWriter
+
+SLOT_REST = 2048  # events.hpp
 
 
 def checked(path, **options):
@@ -93,12 +96,8 @@ def test_sparse_ids_are_renamed_to_dense_slots(tmp_path_factory, ids, order):
     _, (batch,) = checked(path)
     slots = batch.slot.tolist()
     count = len(ids)
-    assert (
-        sorted(slots[:count])
-        == sorted(slots[count : 2 * count])
-        == sorted(slots[2 * count :])
-        == list(range(count))
-    )
+    assert sorted(slots[:count]) == sorted(slots[count : 2 * count]) == list(range(count))
+    assert sorted(slots[2 * count :]) == list(range(count, 2 * count))  # The others rest.
     of_id = dict(zip(ids, slots[:count], strict=True))
     assert slots[count : 2 * count] == [of_id[i] for i in freed]
 
@@ -123,13 +122,22 @@ def test_addresses_as_ids_live_and_die_in_any_number(tmp_path):
     assert totals["end_live_objects"] == len(live)
 
 
+def test_a_slot_rests_and_then_the_last_that_did_is_given_first(tmp_path):
+    """An allocation and a free in turn: each slot comes again when as many others have been freed."""
+    rows = [row for i in range(3 * SLOT_REST) for row in ((ALLOC, 0, i, 8), (FREE, 0, i, 0))]
+    totals, batches = checked(write_trace(tmp_path / "t.parquet", rows))
+    slots = np.concatenate([batch.slot for batch in batches])[::2]
+    assert slots.tolist() == [i % (SLOT_REST + 1) for i in range(3 * SLOT_REST)]
+    assert (totals["peak_live_objects"], totals["end_live_objects"]) == (1, 0)
+
+
 class PlainChecker:
     """What the checker makes of valid rows, in the plainest way."""
 
     def __init__(self):
         self.objects, self.threads, self.seen = {}, {}, 0
-        self.free_slots, self.free_threads = [], []
-        self.slots = self.numbers = self.remote_frees = 0
+        self.free_slots, self.resting_slots, self.free_threads = [], deque(), []
+        self.slots = self.numbers = self.remote_frees = self.peak_live = 0
 
     def check(self, op, thread_id, object_id, size, alignment, noscan):
         if thread_id not in self.threads:
@@ -143,12 +151,15 @@ class PlainChecker:
             slot = self.free_slots.pop() if self.free_slots else self.slots
             self.slots = max(self.slots, slot + 1)
             known = self.objects[object_id] = (slot, size, noscan, thread)
+            self.peak_live = max(self.peak_live, len(self.objects))
         elif op == REALLOC:
             slot, _, *rest = self.objects[object_id]
             known = self.objects[object_id] = (slot, size, *rest)
         elif op == FREE:
             known = self.objects.pop(object_id)
-            self.free_slots.append(known[0])
+            self.resting_slots.append(known[0])
+            if len(self.resting_slots) > SLOT_REST:
+                self.free_slots.append(self.resting_slots.popleft())
             self.remote_frees += known[3] != thread
         elif op == THREAD_END:
             del self.threads[thread_id]
@@ -204,7 +215,7 @@ def test_rows_come_out_as_the_plainest_checker_gives_them(tmp_path_factory, draw
     assert totals["allocated_bytes"] == sum(size for op, _, _, size in rows if op != FREE)
     assert totals["remote_frees"] == plain.remote_frees
     assert totals["threads"] == plain.seen
-    assert totals["peak_live_objects"] == plain.slots
+    assert totals["peak_live_objects"] == plain.peak_live
     assert totals["end_live_objects"] == len(live)
 
 

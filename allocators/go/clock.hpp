@@ -60,7 +60,7 @@ class Clock {
   }
 
   harness::Ticker ticker() const { return ticker_; }
-  void set_ticker(const harness::Ticker& ticker) { ticker_ = ticker; }
+  void set_last_tick(std::int64_t time_ns) { ticker_.last_ns = time_ns; }
   // Whether the time of this event is known here.
   bool knows(std::int64_t time_ns) const { return !ticks_ || ticker_.last_ns == time_ns; }
   void set_trace_time(std::int64_t time_ns) {

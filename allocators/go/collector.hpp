@@ -71,6 +71,10 @@ class Collector {
 
   const CollectorCounters& counters() const { return counters_; }
   bool marking() const { return marking_; }
+  // Whether a cycle may start, or end and another start, before the heap has grown by so many bytes.
+  bool may_start(std::uint64_t bytes) const {
+    return marking_ || pacer_.limited() || pacer_.heap_live + bytes >= trigger_;
+  }
 
   // What a start brings: a real process's work buffers, and what its own objects add to each cycle.
   void restore(std::uint64_t finalizer_bytes, std::uint64_t root_work) {
@@ -142,7 +146,7 @@ class Collector {
   }
 
   harness::Ticker ticker() const { return clock_.ticker(); }
-  void set_ticker(const harness::Ticker& ticker) { clock_.set_ticker(ticker); }
+  void set_last_tick(std::int64_t time_ns) { clock_.set_last_tick(time_ns); }
 
   // When to be told the time: for the collection that comes two minutes after the last (proc.go: sysmon).
   // After a cycle, the first time that is told says when that is.

@@ -93,127 +93,154 @@ class Go {
   // A death. Its slot is free again when a cycle has swept it.
   void release(Block block, std::uint16_t thread) {
     p_of(thread);
+    ++paths_.deaths;
     die(block);
   }
 
-  // An object of a size class is taken from the P's span of that class, or dies.
-  static constexpr bool kExchangesPages = false;
   static constexpr std::uint32_t kExchangedAlignment = 8;
-  [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
-                                                const harness::Request& request) {
-    P* const p = p_by_thread_[request.thread];
-    if (request.size > kMaxSmallBytes || p == nullptr) [[unlikely]]
-      return harness::kNotExchanged;
-    if (block.kind > Kind::kSmall) [[unlikely]]
-      return exchange_tiny_death(*p, block);
-    Tiers& tiers = *tiers_;
-    // Of a death, too: an object is of the same size, and as noscan, as at its birth, and those that were
-    // aligned are of another kind.
-    const std::uint64_t wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
-    if (wanted == 0) [[unlikely]]
-      return exchange_tiny(*p, block, request.size);
-    CachedSpan& cached = p->mcache.at(wanted);
-    // At a death any slot will do.
-    const std::uint64_t free = cached.alloc_cache | allocates.if_second(~std::uint64_t{0});
-    if (free == 0) [[unlikely]]
-      return harness::kNotExchanged;
-    if (tiers.collector.marking()) {
-      // The program pays for its allocation, or must first assist.
-      if (p->assist_bytes < static_cast<std::int64_t>(allocates.if_first(request.size))) [[unlikely]]
-        return harness::kNotExchanged;
-      p->assist_bytes -=
-          static_cast<std::int64_t>(allocates.if_first(kSizeClassTable[wanted / 2].object_bytes));
+
+  // Objects of a size class are taken from the P's spans, as long as these have slots in the word at hand.
+  // Plain: all by one thread, and no cycle marks.
+  template <bool kPlain>
+  class Births {
+   public:
+    Births(Go& go, const harness::Events& events)
+        : sizes_(events.size.data()),
+          noscans_(events.noscan.data()),
+          threads_(events.thread.data()),
+          ps_(go.p_by_thread_.data()),
+          p_(ps_[events.thread.front()]),
+          collector_(go.collector_),
+          occupancy_(go.heap_.occupancy()) {}
+
+    [[gnu::always_inline]] std::uint32_t row_of(std::size_t i) const {
+      const std::uint64_t words = std::min((sizes_[i] + 7) / 8, kMaxSmallBytes / 8 + 1);
+      return kUntinySpanClass[words][noscans_[i]];
     }
-    running_ = p;
-    cached.alloc_cache &= cached.alloc_cache - allocates.if_first(1);
-    // An allocation comes without a block, and turns no bit over until its slot is settled.
-    tiers.heap.spans().bits().live[block.word] ^= allocates.if_second(1) << block.bit;
-    tiers.heap.occupancy().note_exchange(wanted, allocates.if_first(1));
-    const Block slot{.bit = static_cast<std::uint8_t>(std::countr_zero(free))};
-    block = std::bit_cast<Block>(
-        allocates.if_first(std::bit_cast<std::uint64_t>(cached.block) | std::bit_cast<std::uint64_t>(slot)));
-    return static_cast<std::uint32_t>(wanted);
+
+    [[gnu::always_inline]] bool take(std::uint32_t span_class, std::size_t i, Block& block) {
+      P* const p = kPlain ? p_ : ps_[threads_[i]];
+      CachedSpan& cached = p->mcache.at(span_class);
+      const std::uint64_t free = cached.alloc_cache;
+      if (free == 0) [[unlikely]]
+        return false;
+      if (!kPlain && collector_.marking()) {
+        // The program pays for its allocation, or must first assist.
+        if (p->assist_bytes < static_cast<std::int64_t>(sizes_[i])) [[unlikely]]
+          return false;
+        p->assist_bytes -= static_cast<std::int64_t>(kSlotBytes[span_class]);
+      }
+      cached.alloc_cache = free & (free - 1);
+      occupancy_.count_taken(span_class);
+      taken_bytes_ += kSlotBytes[span_class];
+      const auto bit = static_cast<std::uint64_t>(std::countr_zero(free));
+      block = std::bit_cast<Block>(std::bit_cast<std::uint64_t>(cached.block) | bit << kBlockBitShift);
+      return true;
+    }
+
+    void settle() { occupancy_.note_taken_bytes(std::exchange(taken_bytes_, 0)); }
+
+   private:
+    const std::uint64_t* sizes_;
+    const std::uint8_t* noscans_;
+    const std::uint16_t* threads_;
+    P* const* ps_;
+    P* p_;  // The only one, where births are plain.
+    const Collector& collector_;
+    Occupancy& occupancy_;
+    std::uint64_t taken_bytes_ = 0;
+  };
+  template <bool kPlain>
+  Births<kPlain> births(const harness::Events& events) {
+    return Births<kPlain>(*this, events);
   }
+  bool births_are_plain() const { return one_thread_ && !collector_.marking(); }
 
   // A tiny object is taken from the P's current tiny block or begins one, without a branch that depends on
-  // it. What leaves the usual way is not exchanged: a block without a slot at hand, one that had no object
-  // left.
-  [[gnu::always_inline]] std::uint32_t exchange_tiny(P& p, Block& block, std::uint64_t size) {
-    Tiers& tiers = *tiers_;
+  // it. What leaves the usual way is not taken: a block without a slot at hand, one that had no object left.
+  // The work of a block and of its slot is done on words, which a later death reads as such.
+  [[gnu::noinline]] std::uint32_t take_otherwise(const harness::Events& events, std::size_t i, Block& block) {
+    const std::uint64_t size = events.size[i];
+    P& p = *p_by_thread_[events.thread[i]];
     CachedSpan& cached = p.mcache.at(kTinySpanClass);
-    const harness::Choice fits(p.tiny.fits(size));
+    const std::uint64_t offset = p.tiny.offset_of(size);
+    const harness::Choice fits(offset + size <= kTinyBytes);
     const std::uint64_t free = cached.alloc_cache | fits.if_first(~std::uint64_t{0});
-    if (size == 0 || size >= kTinyBytes || free == 0 || tiers.collector.marking())
+    if (events.noscan[i] == 0 || size == 0 || size >= kTinyBytes || free == 0 || collector_.marking())
       return harness::kNotExchanged;
-    const SlotBit fresh =
-        SlotBits::holders_at({cached.block.word, static_cast<std::uint32_t>(std::countr_zero(free))});
-    const auto at = std::bit_cast<SlotBit>(
-        fits.of(std::bit_cast<std::uint64_t>(p.tiny.block()), std::bit_cast<std::uint64_t>(fresh)));
-    std::uint8_t& holders = tiers.heap.spans().bits().holders(at);
+    const auto bit = static_cast<std::uint64_t>(std::countr_zero(free));
+    const std::uint64_t fresh = SlotBits::holders_word_of(cached.block.word, bit);
+    const std::uint64_t at = fits.of(p.tiny.block_word(), fresh);
+    std::uint8_t& holders = heap_.spans().bits().holders(std::bit_cast<SlotBit>(at));
     const std::uint64_t others = fits.if_first(holders);
-    if (others == 0 && fits.if_first(1) != 0) return harness::kNotExchanged;
+    const std::uint64_t combined = fits.if_first(1);
+    if (others < combined) return harness::kNotExchanged;
     holders = static_cast<std::uint8_t>(others + 1);
-    block = tiny_block(at, static_cast<std::uint32_t>(fits.if_first(p.tiny.offset_of(size))));
+    block = std::bit_cast<Block>(at | kTinyBlock | fits.if_first(offset) << kTinyOffsetShift);
     p.tiny.take(fits, at, size);
-    cached.alloc_cache &= cached.alloc_cache - fits.if_second(1);
-    tiers.heap.occupancy().note_taken(kTinySpanClass, fits.if_second(1));
-    tiers.paths.tiny_combined += static_cast<std::int64_t>(fits.if_first(1));
-    tiers.paths.tiny_blocks += static_cast<std::int64_t>(fits.if_second(1));
-    running_ = &p;
+    cached.alloc_cache &= cached.alloc_cache - (1 - combined);
+    heap_.occupancy().note_taken(kTinySpanClass, 1 - combined);
+    paths_.tiny_combined += static_cast<std::int64_t>(combined);
+    paths_.tiny_blocks += static_cast<std::int64_t>(1 - combined);
     return kTinySpanClass;
   }
 
-  // And dies: its slot with it, if it was the last.
-  [[gnu::always_inline]] std::uint32_t exchange_tiny_death(P& p, Block& block) {
-    Tiers& tiers = *tiers_;
-    SlotBits& bits = tiers.heap.spans().bits();
-    if (block.kind != Kind::kTiny || block.word < bits.startup.size()) return harness::kNotExchanged;
-    const SlotBit slot = SlotBits::slot_of_holders({block.word, block.bit});
-    std::uint8_t& holders = bits.holders({block.word, block.bit});
-    --holders;
-    const harness::Choice last(holders == 0);
-    bits.live[slot.word] ^= last.if_first(slot.mask());
-    tiers.heap.occupancy().note_died(kTinySpanClass, last.if_first(1));
-    running_ = &p;
-    block = {};
-    return kTinySpanClass;
+  // A death turns a bit over, and is counted.
+  class Deaths {
+   public:
+    explicit Deaths(Mheap& heap) : live_(heap.spans().bits().live.data()), occupancy_(heap.occupancy()) {}
+
+    [[gnu::always_inline]] void prefetch(Block block) const { __builtin_prefetch(live_ + block.word, 1); }
+
+    [[gnu::always_inline]] bool die(Block block) {
+      if (block.kind > Kind::kSmall) [[unlikely]]
+        return false;
+      live_[block.word] ^= std::uint64_t{1} << block.bit;
+      occupancy_.count_died(block.span_class);
+      died_bytes_ += kSlotBytes[block.span_class];
+      return true;
+    }
+
+    void settle() { occupancy_.note_died_bytes(std::exchange(died_bytes_, 0)); }
+
+   private:
+    std::uint64_t* live_;
+    Occupancy& occupancy_;
+    std::uint64_t died_bytes_ = 0;
+  };
+  Deaths deaths() { return Deaths(heap_); }
+  [[gnu::noinline]] void die_otherwise(Block block) { die(block); }
+
+  // What looks at deaths: a collection, and the sweeper's reclaiming where the process itself holds tiny
+  // objects. So many bytes bring the heap no further than a span of them more.
+  bool looks_at_deaths(std::uint64_t size) const {
+    return collector_.may_start(size + kMaxSpanBytes) || !heap_.spans().bits().startup.empty();
   }
 
-  void note_exchanged(std::uint64_t allocations, std::uint64_t deaths) {
-    paths_.allocations += static_cast<std::int64_t>(allocations);
+  void note_apart(std::uint64_t births, std::uint64_t deaths, std::uint16_t thread) {
+    paths_.allocations += static_cast<std::int64_t>(births);
     paths_.deaths += static_cast<std::int64_t>(deaths);
+    running_ = p_by_thread_[thread];
   }
 
-  // What exchange() has left: the death of an object of a kind that takes more than a bit, and an allocation
-  // from the next slots of a span, or from another span, or of an object that kUntinySpanClass knows no class
-  // for. What is left then is large, or pays for its allocation first.
-  std::uint32_t exchange_slowly(harness::Choice /*allocates*/, Block& block,
-                                const harness::Request& request) {
-    P* const p = p_by_thread_[request.thread];
-    if (p == nullptr) return harness::kNotExchanged;
-    if (block) {
-      const std::uint32_t row = class_row(block);
-      running_ = p;
-      die(std::exchange(block, {}));
-      return row;
-    }
-    if (request.size > kMaxSmallBytes || request.size == 0 || collector_.marking())
-      return harness::kNotExchanged;
-    running_ = p;
-    const SpanClass wanted = kUntinySpanClass[(request.size + 7) / 8][request.noscan];
-    if (wanted != 0) {
-      block = allocate_small(*p, wanted);
-      return wanted;
-    }
-    block = request.size < kTinyBytes ? allocate_tiny(*p, request.size) : allocate_small(*p, kTinySpanClass);
-    return kTinySpanClass;
+  // A thread gets its P with its first event, whatever that is.
+  std::size_t newcomer(std::span<const std::uint16_t> threads) const {
+    if (threads_ == p_by_thread_.size()) return threads.size();
+    const auto found = std::ranges::find_if(
+        threads, [this](std::uint16_t thread) { return p_by_thread_[thread] == nullptr; });
+    return static_cast<std::size_t>(found - threads.begin());
   }
 
   // Sizes of types with pointers are multiples of a word in Go. What was not is counted before it is
   // replayed, for many events at once: that needs no order, and takes less than a count with each event.
-  void foresee(const harness::Events& events) {
+  [[gnu::always_inline]] void foresee(const harness::Events& events) {
+    std::uint16_t first_thread = UINT16_MAX;
     std::uint16_t last_thread = 0;
-    for (const std::uint16_t thread : events.thread) last_thread = std::max(last_thread, thread);
+    for (const std::uint16_t thread : events.thread) {
+      first_thread = std::min(first_thread, thread);
+      last_thread = std::max(last_thread, thread);
+    }
+    one_thread_ = first_thread == last_thread;
     if (p_by_thread_.size() <= last_thread) p_by_thread_.resize(last_thread + std::size_t{1}, nullptr);
     constexpr std::size_t kTogether = 192;  // Counts of so many fit into a byte, so that vectors are full.
     for (std::size_t first = 0; first < events.op.size(); first += kTogether) {
@@ -250,15 +277,11 @@ class Go {
   }
 
   harness::Ticker ticker() const { return collector_.ticker(); }
-  void set_ticker(const harness::Ticker& ticker) { collector_.set_ticker(ticker); }
+  void set_last_tick(std::int64_t time_ns) { collector_.set_last_tick(time_ns); }
   std::int64_t next_deadline_ns() const { return collector_.next_deadline_ns(); }
   void advance(std::int64_t time_ns) {
     if (running_ == nullptr) p_of(0);
     collector_.advance(time_ns, *running_);
-  }
-
-  [[gnu::always_inline]] void prefetch(Block block) const {
-    __builtin_prefetch(tiers_->heap.spans().bits().live.data() + block.word, 1);
   }
 
   std::optional<std::uint64_t> placement(Block block) const {
@@ -474,7 +497,6 @@ class Go {
   static constexpr SpanClass kZeroSizeSpanClass = make_span_class(1, true);
 
   void die(Block block) {
-    ++paths_.deaths;
     if (block.kind == Kind::kZeroSize) return;
     SlotBits& bits = heap_.spans().bits();
     SlotBit slot{block.word, block.bit};
@@ -770,6 +792,7 @@ class Go {
 
   std::vector<P*> p_by_thread_ = {nullptr};
   P* running_ = nullptr;
+  bool one_thread_ = false;
   std::size_t thread_ordinal_ = 0;
   std::size_t threads_ = 0;
 
@@ -778,10 +801,8 @@ class Go {
 };
 
 static_assert(harness::Allocator<Go>);
-static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::Prefetches<Go> &&
-              harness::Exchanges<Go>);
-static_assert(harness::NotesExchanged<Go> && harness::CountsAllocations<Go>);
-static_assert(harness::KeepsTime<Go> && harness::Ticks<Go> && harness::Places<Go> && harness::Counts<Go> &&
-              harness::HasSpans<Go> && harness::Gauges<Go>);
+static_assert(harness::Collects<Go> && harness::EndsThreads<Go> && harness::DefersDeaths<Go>);
+static_assert(harness::KeepsTime<Go> && harness::HasTicker<Go> && harness::Places<Go> && harness::Counts<Go>);
+static_assert(harness::HasSpans<Go> && harness::CountsAllocations<Go> && harness::Gauges<Go>);
 
 }  // namespace go

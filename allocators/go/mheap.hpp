@@ -100,7 +100,7 @@ class Mheap {
     const std::optional<Page> base = alloc_pages(pages, cache);
     if (!base) return nullptr;
     ++counters_.spans_requested;
-    Span& span = spans_.make(SpanState::kInUse, span_class, objects_per_span(span_class, greentea_), false);
+    Span& span = spans_.make(SpanState::kInUse, span_class, kObjectsPerSpan[greentea_][span_class], false);
     span.base = address_of(*base);
     span.pages = static_cast<std::uint32_t>(pages);
     const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];

@@ -150,8 +150,8 @@ nb::list size_class_table(bool greentea) {
   for (int i = 1; i < go::kSizeClasses; ++i) {
     const go::SizeClass& entry = go::kSizeClassTable[static_cast<std::size_t>(i)];
     rows.append(nb::make_tuple(i, entry.object_bytes, entry.span_pages,
-                               go::objects_per_span(go::make_span_class(i, false), greentea),
-                               go::objects_per_span(go::make_span_class(i, true), greentea)));
+                               go::kObjectsPerSpan[greentea][go::make_span_class(i, false)],
+                               go::kObjectsPerSpan[greentea][go::make_span_class(i, true)]));
   }
   return rows;
 }

@@ -70,6 +70,12 @@ struct Block {
   explicit operator bool() const { return kind != Kind::kNull; }
 };
 static_assert(sizeof(Block) == 8);
+// A block's parts in the word that its bytes are: written as one and read as one, it need not wait for
+// pieces.
+inline constexpr int kBlockBitShift = 32;
+inline constexpr int kTinyOffsetShift = 56;
+inline constexpr auto kTinyBlock =
+    std::bit_cast<std::uint64_t>(Block{.span_class = kTinySpanClass, .kind = Kind::kTiny});
 
 // What is known of each slot: columns of bits, of which every span has a run of words. Off-heap in Go, and of
 // no account in the footprint. A death touches nothing but one word, and marking is one pass over two
@@ -104,6 +110,10 @@ struct SlotBits {
     return chunk + kTinyBitWords + (slot_word - chunk) * kHoldersOfWord;
   }
   static SlotBit holders_at(SlotBit slot) { return {first_holders(slot.word) + slot.bit / 8, slot.bit % 8}; }
+  // The same as one word, a SlotBit's bytes.
+  static std::uint64_t holders_word_of(std::uint32_t slot_word, std::uint64_t bit) {
+    return (first_holders(slot_word) + bit / 8) | bit % 8 << 32;
+  }
   static SlotBit slot_of_holders(SlotBit holders) {
     const std::uint32_t chunk = holders.word / kTinyChunkWords * kTinyChunkWords;
     const std::uint32_t place = (holders.word - chunk - kTinyBitWords) * 8 + holders.bit;
@@ -172,10 +182,19 @@ struct ClassOccupancy {
 class Occupancy {
  public:
   // The program takes free slots of cached spans, and its objects die.
-  void note_taken(SpanClass span_class, std::uint64_t units = 1) { changes_[span_class][1] += units; }
-  void note_died(SpanClass span_class, std::uint64_t units = 1) { changes_[span_class][0] += units; }
-  // One of the two.
-  void note_exchange(std::uint64_t span_class, std::uint64_t taken) { ++changes_[span_class][taken]; }
+  void note_taken(SpanClass span_class, std::uint64_t units = 1) {
+    changes_[span_class][1] += units;
+    taken_bytes_ += static_cast<std::int64_t>(units) * unit_bytes(span_class);
+  }
+  void note_died(SpanClass span_class, std::uint64_t units = 1) {
+    changes_[span_class][0] += units;
+    died_bytes_ += static_cast<std::int64_t>(units) * unit_bytes(span_class);
+  }
+  // One slot each, whose bytes are told later, for many at once.
+  [[gnu::always_inline]] void count_taken(std::uint64_t span_class) { ++changes_[span_class][1]; }
+  [[gnu::always_inline]] void count_died(std::uint64_t span_class) { ++changes_[span_class][0]; }
+  void note_taken_bytes(std::uint64_t bytes) { taken_bytes_ += static_cast<std::int64_t>(bytes); }
+  void note_died_bytes(std::uint64_t bytes) { died_bytes_ += static_cast<std::int64_t>(bytes); }
   // A tiny block all of whose objects are dead takes another.
   void note_revived(SpanClass span_class) { change(span_class, &Units::revived, 1); }
 
@@ -225,15 +244,7 @@ class Occupancy {
   // Without the numbers of objects and spans. Of the classes only the changes are added up, since a growing
   // heap asks for this with every span.
   ClassOccupancy total() const {
-    std::int64_t taken_bytes = 0;
-    std::int64_t died_bytes = 0;
-    for (int i = 0; i < kSizeClasses; ++i) {
-      const SpanClass scan = make_span_class(i, false);
-      const SpanClass noscan = make_span_class(i, true);
-      taken_bytes += (taken(scan) + taken(noscan)) * unit_bytes(scan);
-      died_bytes += (died(scan) + died(noscan)) * unit_bytes(scan);
-    }
-    ClassOccupancy bytes = occupancy(bytes_, taken_bytes, died_bytes, 1);
+    ClassOccupancy bytes = occupancy(bytes_, taken_bytes_, died_bytes_, 1);
     bytes.tail_bytes = tail_bytes_;
     bytes.runtime_bytes += startup_tail_bytes_;
     return bytes;
@@ -318,6 +329,8 @@ class Occupancy {
   std::array<std::array<std::uint64_t, 2>, kSpanClasses> changes_{};
   std::array<Class, kSpanClasses> classes_{};
   Units bytes_;
+  std::int64_t taken_bytes_ = 0;
+  std::int64_t died_bytes_ = 0;
   std::int64_t tail_bytes_ = 0;
   std::int64_t startup_tail_bytes_ = 0;
 };

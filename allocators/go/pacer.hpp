@@ -51,7 +51,8 @@ class Pacer {
   // gcControllerState.update: spans came to a cache, or a large object to the program.
   void update(std::uint64_t live_bytes, bool noscan) {
     heap_live += live_bytes;
-    if (!noscan && !marking_) heap_scan += live_bytes;
+    // Nothing foretells the class that comes next, so nothing branches on it.
+    heap_scan += harness::Choice(noscan | marking_).if_second(live_bytes);
   }
 
   // gcControllerState.commit. Uses heap_marked and heap_live as they stand.

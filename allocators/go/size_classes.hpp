@@ -4,6 +4,7 @@
 // mksizeclasses.go and is the same in Go 1.22 to 1.27 (tests/golden/go/sizeclasses.json holds Go's own).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -108,9 +109,9 @@ constexpr SpanClass small_span_class(std::uint64_t size, bool noscan) {
 
 // small_span_class by size in words and noscan, for objects whose slots hold nothing else; 0 for those that
 // may share a slot with others, and for objects of no bytes.
-constexpr std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 1> make_untiny_span_class() {
-  std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 1> table{};
-  for (std::size_t words = 1; words < table.size(); ++words) {
+constexpr std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 2> make_untiny_span_class() {
+  std::array<std::array<SpanClass, 2>, kMaxSmallBytes / 8 + 2> table{};
+  for (std::size_t words = 1; words < table.size() - 1; ++words) {
     for (std::size_t noscan = 0; noscan < 2; ++noscan) {
       const SpanClass span_class = small_span_class(words * 8, noscan != 0);
       table[words][noscan] = span_class == kTinySpanClass ? SpanClass{0} : span_class;
@@ -132,7 +133,7 @@ constexpr std::uint64_t header_bytes_of(SpanClass span_class) {
 
 // Whether green tea keeps this span's mark bits inside the span (gcUsesSpanInlineMarkBits).
 constexpr bool uses_inline_marks(bool greentea, std::uint64_t object_bytes) {
-  return greentea && object_bytes >= kInlineMarkMinBytes && object_bytes <= kHeapBitsInSpanMaxBytes;
+  return greentea & (object_bytes >= kInlineMarkMinBytes) & (object_bytes <= kHeapBitsInSpanMaxBytes);
 }
 
 // What pointer bitmap and mark bits, both at the end, take of a span (mspan.init).
@@ -147,12 +148,35 @@ constexpr std::uint64_t span_reserve_bytes(SpanClass span_class, bool greentea) 
   return reserve_bytes;
 }
 
-// Slots of a span: what its reserve leaves.
-constexpr std::uint32_t objects_per_span(SpanClass span_class, bool greentea) {
-  const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
-  if (entry.object_bytes == 0) return 1;
-  return static_cast<std::uint32_t>(
-      (entry.span_pages * kPageBytes - span_reserve_bytes(span_class, greentea)) / entry.object_bytes);
+// Slots of a span by greentea and span class: what its reserve leaves.
+constexpr std::array<std::array<std::uint16_t, kSpanClasses>, 2> make_objects_per_span() {
+  std::array<std::array<std::uint16_t, kSpanClasses>, 2> table{};
+  for (std::size_t greentea = 0; greentea < 2; ++greentea) {
+    for (std::size_t i = 0; i < kSpanClasses; ++i) {
+      const auto span_class = static_cast<SpanClass>(i);
+      const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
+      const std::uint64_t usable_bytes =
+          entry.span_pages * kPageBytes - span_reserve_bytes(span_class, greentea != 0);
+      table[greentea][i] = entry.object_bytes == 0
+                               ? std::uint16_t{1}
+                               : static_cast<std::uint16_t>(usable_bytes / entry.object_bytes);
+    }
+  }
+  return table;
 }
+inline constexpr auto kObjectsPerSpan = make_objects_per_span();
+
+// By span class; 0 where every object has its own.
+constexpr std::array<std::uint32_t, kSpanClasses> make_slot_bytes() {
+  std::array<std::uint32_t, kSpanClasses> bytes{};
+  for (std::size_t i = 0; i < kSpanClasses; ++i)
+    bytes[i] = static_cast<std::uint32_t>(kSizeClassTable[i / 2].object_bytes);
+  return bytes;
+}
+inline constexpr auto kSlotBytes = make_slot_bytes();
+
+// The longest span of a size class.
+inline constexpr std::uint64_t kMaxSpanBytes =
+    kPageBytes * std::ranges::max_element(kSizeClassTable, {}, &SizeClass::span_pages)->span_pages;
 
 }  // namespace go

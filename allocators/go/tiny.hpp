@@ -14,7 +14,8 @@ namespace go {
 class Tiny {
  public:
   // The current block, by its holders (SlotBits); of no use where there is none.
-  SlotBit block() const { return block_; }
+  SlotBit block() const { return std::bit_cast<SlotBit>(block_); }
+  std::uint64_t block_word() const { return block_; }
   bool has_block() const { return offset_ != kNoBlock; }
   // Go: tinyoffset. Where the last object of the block ends.
   std::uint64_t offset() const { return offset_; }
@@ -43,19 +44,18 @@ class Tiny {
 
   // place() or started(), one like the other, since nothing foretells which it will be. block: where the
   // object is now.
-  [[gnu::always_inline]] void take(harness::Choice fits, SlotBit block, std::uint64_t size) {
+  [[gnu::always_inline]] void take(harness::Choice fits, std::uint64_t block, std::uint64_t size) {
     const harness::Choice stays(offset_ <= size);
     const std::uint64_t of_fresh = stays.of(offset_, size);
     const harness::Choice keeps(fits.of(1, stays.if_first(1)) != 0);
-    block_ = std::bit_cast<SlotBit>(
-        keeps.of(std::bit_cast<std::uint64_t>(block_), std::bit_cast<std::uint64_t>(block)));
+    block_ = keeps.of(block_, block);
     offset_ = fits.of(offset_of(size) + size, of_fresh);
   }
 
   void clear() { restore({}, kNoBlock); }
 
   void restore(SlotBit block, std::uint64_t offset) {
-    block_ = block;
+    block_ = std::bit_cast<std::uint64_t>(block);
     offset_ = offset;
   }
 
@@ -63,7 +63,7 @@ class Tiny {
   // Nothing fits behind it, and whatever begins a block has more room left.
   static constexpr std::uint64_t kNoBlock = kTinyBytes + 1;
 
-  SlotBit block_;
+  std::uint64_t block_ = 0;  // A SlotBit, as a word.
   std::uint64_t offset_ = kNoBlock;
 };
 

@@ -90,7 +90,6 @@ class Tcmalloc {
     free(thread, block);
   }
 
-  static constexpr bool kExchangesPages = false;
   static constexpr std::uint32_t kExchangedAlignment = 8;  // What malloc gives at least.
   // malloc or free of a small object, where the thread's cache need not ask another tier.
   [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,

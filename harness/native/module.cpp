@@ -215,7 +215,13 @@ nb::dict generate(harness::Generator& generator, std::size_t count) {
 NB_MODULE(_native, m) {
   nb::exception<harness::TraceFault>(m, "TraceFault");
   nb::class_<harness::Checker>(m, "Checker")
-      .def(nb::init<double, bool>(), nb::kw_only(), "noscan_fraction"_a, "override_noscan"_a)
+      .def(
+          "__init__",
+          [](harness::Checker* self, double noscan_fraction, bool override_noscan, bool slots_rest) {
+            new (self)
+                harness::Checker(noscan_fraction, override_noscan, slots_rest ? harness::kSlotRest : 0);
+          },
+          nb::kw_only(), "noscan_fraction"_a, "override_noscan"_a, "slots_rest"_a = true)
       .def("check", &check, "op"_a, "thread"_a, "object"_a, "size"_a, "alignment"_a.none(), "noscan"_a.none(),
            "time_ns"_a.none())
       .def("totals", &totals);

@@ -10,12 +10,14 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "harness/events.hpp"
+#include "harness/ticks.hpp"
 
 namespace harness {
 
@@ -143,29 +145,44 @@ concept Reallocates = requires(A a, typename A::Block block, const Request& requ
 // between the block and the thread's cache, and no branch depends on which of the two it is, since nothing
 // can foretell that. The block is null before an allocation and after a death. Returns the object's
 // class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for whatever takes another way:
-// the loop then calls allocate() or release(). kExchangesPages says whether mapped or committed bytes may
-// change meanwhile. No event with a larger alignment than kExchangedAlignment is exchanged.
+// the loop then calls allocate() or release(). Neither mapped nor committed bytes change meanwhile. No event
+// with a larger alignment than kExchangedAlignment is exchanged.
 template <typename A>
 concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
   { a.exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
-  { A::kExchangesPages } -> std::convertible_to<bool>;
   { A::kExchangedAlignment } -> std::convertible_to<std::uint32_t>;
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 
-// Is told how many allocations and deaths were exchanged, before it is asked for anything else: so much an
-// allocator that wants their numbers need not count at each.
+// Carries out allocations and deaths apart: allocations in their order, deaths later, since a death is but a
+// note that nothing reads before something `looks_at_deaths`. So each kind has a loop of its own, which asks
+// no event what it is. Slots rest between two objects (check.hpp), so that a death still finds its block when
+// many later allocations have theirs.
+//   births<plain>(events), deaths(events): what these loops keep at hand, for as long as nothing else is
+//     called. `plain` may be asked for where births_are_plain(). A birth of row_of(i) 0 is for
+//     take_otherwise(), of another for take(), which says false where it needs more than that: then the loop
+//     calls allocate(). die() says false where it does nothing; then the loop calls die_otherwise().
+//     settle() is called before anything else is.
+//   newcomer(threads): the first of these events that only step() can carry out because of its thread; their
+//     number where there is none.
+//   note_apart(births, deaths, thread): so many have happened, whether they are carried out yet or not; the
+//     last event was this thread's.
 template <typename A>
-concept NotesExchanged =
-    Exchanges<A> && requires(A a, std::uint64_t number) { a.note_exchanged(number, number); };
-
-// Has a second try at what was not exchanged, with branches and calls, which would cost the first one the
-// registers that its loop needs; pages and deadlines may change. Answers likewise; an allocation whose block
-// is null then has failed.
-template <typename A>
-concept ExchangesSlowly =
-    Exchanges<A> && requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
-      { a.exchange_slowly(allocates, block, request) } -> std::same_as<std::uint32_t>;
+concept DefersDeaths =
+    requires(A a, const A& view, const Events& events, std::span<const std::uint16_t> threads,
+             std::uint16_t thread, typename A::Block& block, std::uint64_t number, std::size_t i) {
+      { a.template births<true>(events).row_of(i) } -> std::same_as<std::uint32_t>;
+      { a.template births<true>(events).take(std::uint32_t{}, i, block) } -> std::same_as<bool>;
+      a.template births<false>(events).settle();
+      { view.births_are_plain() } -> std::same_as<bool>;
+      { a.take_otherwise(events, i, block) } -> std::same_as<std::uint32_t>;  // Or kNotExchanged.
+      a.deaths().prefetch(block);
+      { a.deaths().die(block) } -> std::same_as<bool>;
+      a.deaths().settle();
+      a.die_otherwise(block);
+      { view.newcomer(threads) } -> std::same_as<std::size_t>;
+      { view.looks_at_deaths(number) } -> std::same_as<bool>;  // An allocation of so many bytes.
+      a.note_apart(number, number, thread);
     };
 
 // Sees events, some thousand at a time, before the first of them is replayed: what does not depend on their
@@ -204,25 +221,12 @@ concept KeepsTime = requires(A a, std::int64_t time_ns) {
   a.advance(time_ns);
 };
 
-// Trace time as it goes on a tick at a time: each is the time of the first event that comes a period or more
-// after the last.
-struct Ticker {
-  std::int64_t last_ns = std::numeric_limits<std::int64_t>::min();  // Before the first.
-  std::uint64_t period_ns = 0;
-
-  // To be called for every event, in order.
-  [[gnu::always_inline]] void follow(std::int64_t time_ns) {
-    const std::uint64_t passed = static_cast<std::uint64_t>(time_ns) - static_cast<std::uint64_t>(last_ns);
-    last_ns = passed >= period_ns ? time_ns : last_ns;
-  }
-};
-
-// Follows trace time besides, a tick at a time. The loop carries its ticker on, and gives it back before it
-// asks for anything but an exchange.
+// Follows trace time besides, a tick at a time (ticks.hpp). The loop says where it stands before it calls for
+// anything but an exchange or a birth.
 template <typename A>
-concept Ticks = KeepsTime<A> && requires(A a, const A& view, const Ticker& ticker) {
+concept HasTicker = KeepsTime<A> && requires(A a, const A& view, std::int64_t time_ns) {
   { view.ticker() } -> std::same_as<Ticker>;
-  a.set_ticker(ticker);
+  a.set_last_tick(time_ns);
 };
 
 // The model address of a block; none for an object that has no memory.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 #include <memory>
@@ -121,8 +122,11 @@ class Checker {
  public:
   // Where the file does not say which objects hold no pointers, or the user says otherwise: a share of them,
   // chosen by the allocation's ordinal alone, so that it is the same on every machine.
-  explicit Checker(double noscan_fraction, bool override_noscan)
-      : noscan_threshold_(threshold(noscan_fraction)), override_noscan_(override_noscan) {}
+  // slot_rest: kSlotRest for events that are to be replayed; 0 to keep the numbers of slots low.
+  explicit Checker(double noscan_fraction, bool override_noscan, std::size_t slot_rest = kSlotRest)
+      : noscan_threshold_(threshold(noscan_fraction)),
+        override_noscan_(override_noscan),
+        slot_rest_(slot_rest) {}
 
   const TraceTotals& totals() const { return totals_; }
 
@@ -180,6 +184,8 @@ class Checker {
   static constexpr std::size_t kBlockRows = 4096;
   // Threads that are found without a search.
   static constexpr std::uint32_t kKnownThreads = 1024;
+  // One more than rest at least, a power of two.
+  static constexpr std::size_t kRestingSlots = 2 * kSlotRest;
   // From a row to the one whose object is fetched from memory.
   static constexpr std::size_t kPrefetchRows = 80;
 
@@ -278,6 +284,7 @@ class Checker {
     Object* const objects = objects_.direct().data();
     const std::size_t ids_end = objects_.direct().size();
     std::uint32_t* const free_slots = free_slots_.data();
+    std::uint32_t* const resting_slots = resting_slots_.data();
     const KnownThread* const known_threads = known_threads_.data();
     const std::uint8_t* const ops = raw.op.data();
     const std::uint32_t* const thread_ids = raw.thread.data();
@@ -290,7 +297,10 @@ class Checker {
     std::uint16_t* const owners = out.owner.data();
 
     std::size_t free_count = free_count_;
-    std::size_t least_free = free_count;
+    const std::size_t slot_rest = slot_rest_;
+    std::uint64_t freed = totals_.frees;
+    std::uint64_t live = totals_.live_objects;
+    std::uint64_t most_live = live;
     std::uint64_t local_frees = 0;
     // The last rows of a batch fetch what they need at once, which changes nothing.
     const std::uint64_t* const ids_ahead = ids + (end + kPrefetchRows <= raw.op.size() ? kPrefetchRows : 0);
@@ -310,12 +320,16 @@ class Checker {
       const std::uint64_t is_free = free_bit(ops[i]);
       const std::uint64_t free_mask = 0 - is_free;
 
-      // The stack of free slots: an allocation takes its top, a free lays its own on it.
+      // The stack of free slots: an allocation takes its top, a free lays the slot on it that has rested.
+      // What either writes where the other would have is of no account.
       free_count += is_free - 1;
       const std::uint64_t slot = (was.who & free_mask & 0xFFFFFFFF) | (free_slots[free_count] & ~free_mask);
-      free_slots[free_count] = static_cast<std::uint32_t>(slot);
-      free_count += is_free;
-      least_free = std::min(least_free, free_count);
+      resting_slots[freed % kRestingSlots] = static_cast<std::uint32_t>(slot);
+      free_slots[free_count] = resting_slots[(freed - slot_rest) % kRestingSlots];
+      free_count += is_free & static_cast<std::uint64_t>(freed >= slot_rest);
+      freed += is_free;
+      live += 1 - 2 * is_free;
+      most_live = std::max(most_live, live);
 
       const std::uint64_t asks = raw_sizes[i] << 17 | std::uint64_t{noscans[i]} << 16 | known.number;
       const std::uint64_t asked = ((was.asked ^ asks) & free_mask) ^ asks;
@@ -330,15 +344,13 @@ class Checker {
       owners[i] = static_cast<std::uint16_t>(asked);
     }
 
-    // What the stack has grown by are the frees that no allocation made up for.
-    const std::uint64_t frees = (i - first + free_count - free_count_) / 2;
+    const std::uint64_t frees = freed - totals_.frees;
     objects_.adjust_size(i - first - frees, frees);
-    totals_.frees += frees;
+    totals_.frees = freed;
     totals_.remote_frees += frees - local_frees;
     totals_.allocations += i - first - frees;
-    totals_.peak_live_objects =
-        std::max<std::uint64_t>(totals_.peak_live_objects, free_slots_.size() - least_free);
-    totals_.live_objects = free_slots_.size() - free_count;
+    totals_.peak_live_objects = std::max(totals_.peak_live_objects, most_live);
+    totals_.live_objects = live;
     free_count_ = free_count;
     if (i > first && !raw.time_ns.empty()) last_time_ns_ = raw.time_ns[i - 1];
     sum_up(out, first, i);
@@ -420,10 +432,10 @@ class Checker {
         object = live_object(id, op);
         totals_.requested -= object.size();
         totals_.remote_frees += object.who != (thread.shifted_ordinal | object.slot());
+        put_slot(object.slot());
         ++totals_.frees;
         --totals_.live_objects;
         objects_.erase(id);
-        free_slots_[free_count_++] = object.slot();
         break;
       }
       case Op::kGc:
@@ -443,10 +455,17 @@ class Checker {
     totals_.end_event();
   }
 
-  // A slot that was freed if there is one, so that slots stay as few as the objects that ever lived at once.
+  // A slot that was freed if there is one, so that slots stay as few as the objects that ever lived at once,
+  // but for those that rest.
   std::uint32_t take_slot() {
     if (free_count_ == 0) add_slots();
     return free_slots_[--free_count_];
+  }
+
+  void put_slot(std::uint32_t slot) {
+    resting_slots_[totals_.frees % kRestingSlots] = slot;
+    if (totals_.frees >= slot_rest_)
+      free_slots_[free_count_++] = resting_slots_[(totals_.frees - slot_rest_) % kRestingSlots];
   }
 
   // Doubles the slots: new ones are laid at the bottom of the stack, the smallest on top.
@@ -563,9 +582,13 @@ class Checker {
 
   std::uint64_t noscan_threshold_;
   bool override_noscan_;
+  std::size_t slot_rest_;
   IdTable<Object> objects_;
   HugePageVector<std::uint32_t> free_slots_;  // A stack of free_count_; it has room for every slot.
   std::size_t free_count_ = 0;
+  // A slot rests before it is free again: the last slot_rest_ that were freed, each at the number of its
+  // free, modulo the length.
+  std::array<std::uint32_t, kRestingSlots> resting_slots_{};
   std::unordered_map<std::uint32_t, KnownThread> threads_;
   std::vector<KnownThread> known_threads_ = nobodies();  // The last seen, by id modulo their number.
   std::vector<std::uint16_t> free_threads_;

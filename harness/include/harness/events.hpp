@@ -10,6 +10,9 @@ namespace harness {
 // The numbers of the trace format, harness-trace/1.
 enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
 
+// Events between the death of an object and the birth of the next one in its slot, at least.
+inline constexpr std::size_t kSlotRest = 2048;
+
 // Part of a trace, as columns of one length. Slots and threads are dense: check.hpp renamed them.
 struct Events {
   std::span<const std::uint8_t> op;
@@ -22,7 +25,8 @@ struct Events {
   std::span<const std::int64_t> time_ns;     // Empty where the trace has no times.
   std::span<const std::uint64_t> requested;  // Bytes that the program holds after the event.
 
-  Events subspan(std::size_t first, std::size_t count) const {
+  // Inlined by force: a loop keeps the few columns that it reads in registers.
+  [[gnu::always_inline]] Events subspan(std::size_t first, std::size_t count) const {
     return {.op = op.subspan(first, count),
             .thread = thread.subspan(first, count),
             .slot = slot.subspan(first, count),

@@ -17,16 +17,11 @@
 #include <vector>
 
 #include "harness/allocator.hpp"
+#include "harness/births_and_deaths.hpp"
+#include "harness/cloned.hpp"
 #include "harness/events.hpp"
 #include "harness/huge_pages.hpp"
-
-// Compiled twice, once for processors that have AVX2 and BMI2, as most have: the loader takes what the
-// machine can do. Results do not depend on it. Where a compiler cannot, once.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
-#define HARNESS_CLONED gnu::target_clones("arch=x86-64-v3", "default")
-#else
-#define HARNESS_CLONED
-#endif
+#include "harness/ticks.hpp"
 
 namespace harness {
 
@@ -197,12 +192,30 @@ class Replay {
   static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
   static constexpr std::size_t kFetched = 8;
+  // The same in births or in deaths, of which there is one in two events or so.
+  static constexpr std::size_t kPrefetchBlockApart = 64;
+  static constexpr std::size_t kPrefetchTargetApart = 24;
+  // Events behind those that are looked at, whose births and deaths are listed to be fetched.
+  static constexpr std::size_t kListedBeyond = 4 * kPrefetchBlockApart;
+  static_assert(kForeseen <= Ticks::kMostEvents && kForeseen <= kSlotRest);
+  static_assert(kForeseen + kListedBeyond <= BirthsAndDeaths::kMostEvents);
+  static_assert(kPrefetchBlockApart <= BirthsAndDeaths::kBeyond);
 
-  // Of the events up to `end`, not included.
+  // Of the events from `begin` up to `end`, not included.
   struct Outlook {
+    std::size_t begin = 0;
     std::size_t end = 0;
-    std::size_t uneven = 0;   // The next that cannot be exchanged, as first_to_step() knows.
+    std::size_t uneven = 0;   // The next that goes to step() for what its columns say, as far as is known.
     bool passes_peak = true;  // Whether any may bring a new maximum of what is requested.
+  };
+
+  // How far births and deaths have come that are carried out apart. Both count what is listed; together they
+  // are the events from outlook_.begin on, but for the deaths that wait.
+  struct Progress {
+    std::size_t births = 0;
+    std::size_t deaths = 0;
+    std::size_t deaths_told = 0;  // Of those that are listed, which may wait.
+    std::size_t accounted = 0;    // The first event of the batch that no total knows of.
   };
 
   // A slot for every object that these name, so that no event has to look whether there is one.
@@ -259,6 +272,9 @@ class Replay {
       if constexpr (Exchanges<A>) {
         i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, end));
         if (i == end) continue;
+      } else if constexpr (DefersDeaths<A>) {
+        i = replay_apart<kPlacing>(events, i, first_to_step(events, i, end));
+        if (i == end) continue;
       } else if (i % kFetched == 0) {
         prefetch(events, i, blocks_.data());
       }
@@ -271,14 +287,36 @@ class Replay {
   // that replays events.
   [[HARNESS_CLONED]] void look_ahead(const Events& events, std::size_t first) {
     const std::size_t count = events.op.size();
+    outlook_.begin = first;
     outlook_.end = std::min(first + kForeseen, count);
-    make_room(events.slot.subspan(first, std::min(kForeseen + kPrefetchBlock + kFetched, count - first)));
+    const std::size_t listed = std::min(kForeseen + kListedBeyond, count - first);
+    make_room(events.slot.subspan(first, listed));
     if constexpr (Foresees<A>) allocator_.foresee(events.subspan(first, outlook_.end - first));
-    if constexpr (Exchanges<A>) {
+    if constexpr (DefersDeaths<A>) {
+      listed_.list(events.op.subspan(first, listed));
+      progress_ = {.accounted = first};
+    }
+    if constexpr (HasTicker<A>) {
+      if (!events.time_ns.empty()) list_ticks(events, first);
+    }
+    if constexpr (kLooksFarther) {
       outlook_.uneven = find_uneven(events, first);
       outlook_.passes_peak =
           any_above(totals_.peak_requested, events.requested.subspan(first, outlook_.end - first));
     }
+  }
+  static constexpr bool kLooksFarther = Exchanges<A> || DefersDeaths<A>;
+
+  [[gnu::always_inline]] void list_ticks(const Events& events, std::size_t first) {
+    ticks_.list(events.time_ns.subspan(first, outlook_.end - first), allocator_.ticker(),
+                first - outlook_.begin);
+  }
+
+  // Signed, as vectors are compared, and without a branch: while a heap grows, any may be the largest.
+  [[gnu::always_inline]] static std::uint64_t most_of(std::span<const std::uint64_t> column) {
+    std::int64_t most = 0;
+    for (const std::uint64_t value : column) most = std::max(most, static_cast<std::int64_t>(value));
+    return static_cast<std::uint64_t>(most);
   }
 
   // By the sign of a difference, for vectors: no column holds 2^63.
@@ -288,17 +326,21 @@ class Replay {
     return differences >> 63 != 0;
   }
 
-  // The first event from `first` on that cannot be exchanged for all that its columns say.
+  // The first event from `first` on that goes to step() for what its columns say.
   std::size_t first_to_step(const Events& events, std::size_t first, std::size_t last) {
     if (!may_exchange_) return first;
-    if (outlook_.uneven < first) outlook_.uneven = find_uneven(events, first);
+    if (outlook_.uneven < first) find_uneven_again(events, first);
     return std::min(outlook_.uneven, first_due(events, first, last));
   }
+  [[gnu::noinline]] void find_uneven_again(const Events& events, std::size_t first) {
+    outlook_.uneven = find_uneven(events, first);
+  }
 
-  // The first event from `first` on that is no plain allocation or free, or whose alignment is too large; the
-  // outlook's end where there is none.
-  std::size_t find_uneven(const Events& events, std::size_t first) const {
+  // The first event from `first` on that is no plain allocation or free, or whose alignment is too large, or
+  // whose thread is a newcomer; the outlook's end where there is none.
+  [[gnu::always_inline]] std::size_t find_uneven(const Events& events, std::size_t first) const {
     constexpr std::size_t kTogether = 256;
+    const std::size_t begin = first;
     const std::size_t count = outlook_.end;
     while (first < count) {
       const std::size_t length = std::min(kTogether, count - first);
@@ -307,11 +349,14 @@ class Replay {
     }
     while (first < count && !is_uneven(events.op.subspan(first, 1), events.alignment.subspan(first, 1)))
       ++first;
+    if constexpr (DefersDeaths<A>)
+      return begin + allocator_.newcomer(events.thread.subspan(begin, first - begin));
     return first;
   }
 
   // A loop for each column, as vectors are compared.
-  static bool is_uneven(std::span<const std::uint8_t> ops, std::span<const std::uint32_t> alignments) {
+  [[gnu::always_inline]] static bool is_uneven(std::span<const std::uint8_t> ops,
+                                               std::span<const std::uint32_t> alignments) {
     std::uint8_t others = 0;
     for (const std::uint8_t op : ops) {
       others |= static_cast<std::uint8_t>((op != static_cast<std::uint8_t>(Op::kAlloc)) &
@@ -337,11 +382,7 @@ class Replay {
   void tell_time(const Events& events, std::size_t i) {
     if constexpr (KeepsTime<A>) {
       if (events.time_ns.empty()) return;
-      if constexpr (Ticks<A>) {
-        Ticker ticker = allocator_.ticker();
-        ticker.follow(events.time_ns[i]);
-        allocator_.set_ticker(ticker);
-      }
+      if constexpr (HasTicker<A>) allocator_.set_last_tick(ticks_.at(i - outlook_.begin));
       if (events.time_ns[i] >= deadline_ns_) allocator_.advance(events.time_ns[i]);
     }
   }
@@ -355,14 +396,7 @@ class Replay {
   // effect.
   [[gnu::always_inline]] void prefetch(const Events& events, std::size_t first, const Block* blocks) const {
     if (first + kPrefetchBlock + kFetched > events.slot.size()) return;  // The next batch is not known.
-    prefetch_column(events.op, first);
-    prefetch_column(events.thread, first);
-    prefetch_column(events.slot, first + kPrefetchBlock);
-    prefetch_column(events.size, first);
-    prefetch_column(events.alignment, first);
-    prefetch_column(events.noscan, first);
-    prefetch_column(events.requested, first);
-    if constexpr (Ticks<A>) prefetch_column(events.time_ns, first);
+    prefetch_columns<kFetched>(events, first);
     for (std::size_t i = first; i < first + kFetched; ++i) {
       __builtin_prefetch(&blocks[events.slot[i + kPrefetchBlock]], 1);
     }
@@ -373,73 +407,169 @@ class Replay {
     }
   }
 
+  // Of so many events, which are that far ahead.
+  template <std::size_t kEvents>
+  [[gnu::always_inline]] static void prefetch_columns(const Events& events, std::size_t first) {
+    prefetch_column<kEvents>(events.op, first);
+    prefetch_column<kEvents>(events.thread, first);
+    prefetch_column<kEvents>(events.slot, first + (DefersDeaths<A> ? kListedBeyond : kPrefetchBlock));
+    prefetch_column<kEvents>(events.size, first);
+    prefetch_column<kEvents>(events.alignment, first);
+    prefetch_column<kEvents>(events.noscan, first);
+    prefetch_column<kEvents>(events.requested, first);
+    if constexpr (HasTicker<A>) prefetch_column<kEvents>(events.time_ns, first);
+  }
+
   // Beyond its end, too, and where there is none: nothing is read. So it is a number here, no pointer.
-  template <typename T>
+  template <std::size_t kEvents, typename T>
   [[gnu::always_inline]] static void prefetch_column(std::span<const T> column, std::size_t first) {
     constexpr std::size_t kLineBytes = 64;
     const auto begin =
         reinterpret_cast<std::uintptr_t>(column.data()) + (first + kPrefetchColumns) * sizeof(T);
-    for (std::size_t at = 0; at < kFetched * sizeof(T); at += kLineBytes)
+    for (std::size_t at = 0; at < kEvents * sizeof(T); at += kLineBytes)
       __builtin_prefetch(reinterpret_cast<const void*>(begin + at));
   }
 
   // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
   // exchanged any more. Returns the first event that is left.
   template <bool kPlacing>
-  std::size_t exchange_up_to(const Events& events, std::size_t first, std::size_t end) {
-    if constexpr (Ticks<A>) {
-      if (!events.time_ns.empty()) return exchange_up_to<kPlacing, true>(events, first, end);
-    }
-    return exchange_up_to<kPlacing, false>(events, first, end);
-  }
-
-  template <bool kPlacing, bool kTicking>
   [[gnu::noinline, HARNESS_CLONED]] std::size_t exchange_up_to(const Events& events, std::size_t first,
                                                                std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
     Block* const blocks = blocks_.data();
     const std::int64_t deadline_ns = deadline_ns_;
     while (true) {
-      Ticker ticker;
-      if constexpr (kTicking) ticker = allocator_.ticker();
       std::size_t i = first;
-      std::uint64_t allocations = 0;
       bool exchanged = true;
       while (i < end && exchanged) {
         if (i % kFetched == 0) prefetch(columns, i, blocks);
         const std::size_t stop = std::min(end, i + kFetched - i % kFetched);
         // In this loop nothing is called, so that it has the registers to itself.
         for (; i < stop; ++i) {
-          if constexpr (kTicking) ticker.follow(columns.time_ns[i]);
           const Choice allocates(static_cast<Op>(columns.op[i]) != Op::kFree);
           exchanged = exchange(columns, i, allocates, blocks);
           if (!exchanged) [[unlikely]]
             break;
-          if constexpr (NotesExchanged<A>) allocations += allocates.if_first(1);
           if constexpr (kPlacing) {
-            if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]]);
+            if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]], events_);
           }
-          if constexpr (A::kExchangesPages) {
-            note_event(columns.requested[i]);
-          } else if constexpr (kPlacing) {
-            ++events_;
-          }
+          if constexpr (kPlacing) ++events_;
         }
       }
-      if constexpr (kTicking) allocator_.set_ticker(ticker);
-      if constexpr (NotesExchanged<A>) allocator_.note_exchanged(allocations, i - first - allocations);
-      if constexpr (!A::kExchangesPages) {
-        // A new maximum is told here, without a branch at each event: while a heap grows, nothing foretells
-        // which brings one.
-        if (outlook_.passes_peak && i > first)
-          note_requested(std::ranges::max(columns.requested.subspan(first, i - first)));
-        if constexpr (!kPlacing) events_ += i - first;
-      }
+      if (outlook_.passes_peak) note_requested(most_of(columns.requested.subspan(first, i - first)));
+      if constexpr (!kPlacing) events_ += i - first;
       if (exchanged) return i;
       first = i + 1;
-      if (!exchange_slowly(events, i)) step(events, i);
+      step(events, i);
       if (deadline_ns_ != deadline_ns || !may_exchange_) return first;
     }
+  }
+
+  // Replays events likewise, births in their order, and the deaths among them when something is about to look
+  // at these.
+  template <bool kPlacing>
+  std::size_t replay_apart(const Events& events, std::size_t first, std::size_t end) {
+    if (first == end) return end;
+    const std::int64_t deadline_ns = deadline_ns_;
+    const std::size_t births_end = listed_.births_before(end - outlook_.begin);
+    progress_.accounted = first;
+    while (progress_.births < births_end) {
+      if (allocator_.births_are_plain()) {
+        carry_out_births<kPlacing, true>(events, births_end);
+      } else {
+        carry_out_births<kPlacing, false>(events, births_end);
+      }
+      if (deadline_ns_ != deadline_ns || !may_exchange_) {
+        carry_out_deaths(events, progress_.accounted);
+        return progress_.accounted;
+      }
+    }
+    account(events, end);
+    carry_out_deaths(events, end);
+    return end;
+  }
+
+  // Up to the birth that is listed as births_end, or to one after which other things hold than before.
+  template <bool kPlacing, bool kPlain>
+  [[gnu::noinline, HARNESS_CLONED]] void carry_out_births(const Events& events, std::size_t births_end) {
+    const Events columns = events.subspan(outlook_.begin, events.op.size() - outlook_.begin);
+    auto births = allocator_.template births<kPlain>(columns);
+    const BirthsAndDeaths::Place* const places = listed_.births();
+    Block* const blocks = blocks_.data();
+    std::uint64_t* const requested = requested_by_class_.data();
+    for (std::size_t birth = progress_.births; birth < births_end; ++birth) {
+      const std::size_t i = places[birth];
+      if (birth % kFetched == 0) prefetch_columns<3 * kFetched>(columns, i);
+      __builtin_prefetch(&blocks[columns.slot[places[birth + kPrefetchBlockApart]]], 1);
+      Block& block = blocks[columns.slot[i]];
+      // Two branches, since what is rare for two reasons is foretold better for each.
+      std::uint32_t row = births.row_of(i);
+      bool taken = true;
+      if (row == 0) [[unlikely]] {
+        row = allocator_.take_otherwise(columns, i, block);
+        taken = row != kNotExchanged;
+      } else {
+        taken = births.take(row, i, block);
+      }
+      if (!taken) [[unlikely]] {
+        births.settle();
+        progress_.births = birth;
+        if (!step_birth(events, outlook_.begin + i)) return;
+        continue;
+      }
+      requested[row] += columns.size[i];
+      if constexpr (kPlacing) place(block, events_ + (outlook_.begin + i - progress_.accounted));
+    }
+    births.settle();
+    progress_.births = births_end;
+  }
+
+  // A birth that takes more than a slot at hand. Returns whether the loop may go on as it did.
+  [[gnu::noinline]] bool step_birth(const Events& events, std::size_t i) {
+    const std::int64_t deadline_ns = deadline_ns_;
+    const bool plain = allocator_.births_are_plain();
+    account(events, i);
+    if (allocator_.looks_at_deaths(events.size[i])) carry_out_deaths(events, i);
+    tell_time(events, i);
+    step(events, i);
+    progress_.accounted = i + 1;
+    return deadline_ns_ == deadline_ns && may_exchange_ && plain == allocator_.births_are_plain();
+  }
+
+  // All deaths before `end`.
+  [[gnu::noinline, HARNESS_CLONED]] void carry_out_deaths(const Events& events, std::size_t end) {
+    const Events columns = events.subspan(outlook_.begin, events.op.size() - outlook_.begin);
+    auto deaths = allocator_.deaths();
+    const BirthsAndDeaths::Place* const places = listed_.deaths();
+    Block* const blocks = blocks_.data();
+    std::uint64_t* const requested = requested_by_class_.data();
+    const std::size_t deaths_end = end - outlook_.begin - progress_.births;
+    for (std::size_t death = progress_.deaths; death < deaths_end; ++death) {
+      const std::size_t i = places[death];
+      __builtin_prefetch(&blocks[columns.slot[places[death + kPrefetchBlockApart]]], 1);
+      deaths.prefetch(blocks[columns.slot[places[death + kPrefetchTargetApart]]]);
+      const Block block = std::exchange(blocks[columns.slot[i]], Block{});
+      requested[allocator_.class_row(block)] -= columns.size[i];
+      if (!deaths.die(block)) [[unlikely]]
+        allocator_.die_otherwise(block);
+    }
+    deaths.settle();
+    progress_.deaths = deaths_end;
+  }
+
+  // The totals of events up to `end`, whose births are carried out.
+  void account(const Events& events, std::size_t end) {
+    const std::size_t first = progress_.accounted;
+    if (first == end) return;
+    if constexpr (HasTicker<A>) {
+      if (!events.time_ns.empty()) allocator_.set_last_tick(ticks_.at(end - 1 - outlook_.begin));
+    }
+    if (outlook_.passes_peak) note_requested(most_of(events.requested.subspan(first, end - first)));
+    const std::size_t deaths = end - outlook_.begin - progress_.births - progress_.deaths_told;
+    allocator_.note_apart(end - first - deaths, deaths, events.thread[end - 1]);
+    progress_.deaths_told += deaths;
+    progress_.accounted = end;
+    events_ += end - first;
   }
 
   // An allocation or a free, one like the other, where the allocator can do without telling them apart.
@@ -449,25 +579,6 @@ class Replay {
     if (row == kNotExchanged) return false;
     count_exchanged(row, allocates, request.size);
     return true;
-  }
-
-  [[gnu::noinline]] bool exchange_slowly(const Events& events, std::size_t i) {
-    if constexpr (ExchangesSlowly<A>) {
-      const bool is_free = static_cast<Op>(events.op[i]) == Op::kFree;
-      const Choice allocates(!is_free);
-      Block& block = blocks_[events.slot[i]];
-      const std::uint32_t row = allocator_.exchange_slowly(allocates, block, request_of(events, i));
-      if (row == kNotExchanged) return false;
-      if (is_free || block) {
-        count_exchanged(row, allocates, events.size[i]);
-      } else {
-        fall_short(events.slot[i], events.size[i]);
-      }
-      if (!is_free) place(block);
-      note_step(events, i);
-      return true;
-    }
-    return false;
   }
 
   [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {
@@ -505,8 +616,23 @@ class Replay {
 
   // After an event that may have changed pages and deadlines.
   void note_step(const Events& events, std::size_t i) {
+    if constexpr (DefersDeaths<A>) {
+      if (allocator_.committed_bytes() > totals_.peak_committed) carry_out_deaths(events, i);
+      // Whatever it was, it is listed as one of the two.
+      if (BirthsAndDeaths::is_among_deaths(events.op[i])) {
+        ++progress_.deaths;
+        ++progress_.deaths_told;
+      } else {
+        ++progress_.births;
+      }
+    }
     note_event(events.requested[i] - failed_bytes_);
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
+    if constexpr (HasTicker<A>) {
+      // The allocator may have set its clock.
+      if (!events.time_ns.empty() && allocator_.ticker().last_ns != ticks_.at(i - outlook_.begin))
+        list_ticks(events, i + 1);
+    }
   }
 
   static Request request_of(const Events& events, std::size_t i) {
@@ -526,7 +652,7 @@ class Replay {
     } else {
       fall_short(slot, events.size[i]);
     }
-    place(block);
+    place(block, events_);
   }
 
   void reallocate(const Events& events, std::size_t i) {
@@ -549,7 +675,7 @@ class Replay {
       if (old) untake(old, std::uint64_t{0} - held);  // The program still holds the old block.
       fall_short(slot, request.size - held);
     }
-    if (moved(old, block)) place(block);
+    if (moved(old, block)) place(block, events_);
   }
 
   // What the object held before a realloc: the change of `requested` says it without a column of its own.
@@ -605,11 +731,11 @@ class Replay {
     return true;
   }
 
-  void place(Block block) {
+  void place(Block block, std::uint64_t event) {
     if constexpr (Places<A>) {
       if (!placing_) return;
       const std::optional<std::uint64_t> address = block ? allocator_.placement(block) : std::nullopt;
-      placements_.event.push_back(events_);
+      placements_.event.push_back(event);
       placements_.address.push_back(address.value_or(0));
       placements_.has_address.push_back(address.has_value());
     }
@@ -727,6 +853,9 @@ class Replay {
   // Not before the first event has gone the long way, nor beside a shortfall.
   bool may_exchange_ = false;
   Outlook outlook_;
+  BirthsAndDeaths listed_;
+  Progress progress_;
+  Ticks ticks_;
   std::int64_t deadline_ns_ = 0;  // As the allocator last said.
   std::vector<std::uint64_t> requested_by_class_;
   std::vector<std::uint64_t> allocations_by_class_;

@@ -4,7 +4,7 @@ Few sizes and repeated actions, so that objects meet in one span; GOGC so small 
 """
 
 import numpy as np
-from go_support import batch_of, feed
+from go_support import batch_of, churn, feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,20 +88,48 @@ def test_any_split_into_batches_gives_the_same_samples(actions, options, size):
     assert rows == whole.tolist()
 
 
-@settings(deadline=None, max_examples=100)
-@given(ACTIONS, OPTIONS)
-def test_an_exchange_does_what_allocate_and_release_do(actions, options):
-    # An alignment of 16 changes nothing for a multiple of 16, but that its events go the long way.
-    rows = [(*row[:3], -(-row[3] // 16) * 16, row[4]) for row in rows_of(actions)]
-    batch = batch_of(rows)
-    exchanging, aligned = Go(**options), Go(**options)
-    stops = range(len(rows) + 1)
-    expected = feed(aligned, batch._replace(alignment=np.full(len(rows), 16, np.uint32)), stops)
-    np.testing.assert_array_equal(feed(exchanging, batch, stops), expected)
-    results = [model.result() for model in (exchanging, aligned)]
+def assert_apart_is_as_in_turn(rows, options, gaps_ns, stride):
+    """Compares the quick way with the long one at every stride-th event, at the peak and at the end.
+
+    An alignment of 16 changes nothing for a multiple of 16, but that its events go the long way.
+    """
+    batch = batch_of([(*row[:3], -(-row[3] // 16) * 16, row[4]) for row in rows])
+    if gaps_ns:
+        batch = batch._replace(time_ns=np.cumsum(np.resize(np.array(gaps_ns, np.int64), len(rows))))
+    apart, in_turn = Go(**options), Go(**options)
+    stops = range(0, len(rows) + 1, stride)
+    expected = feed(in_turn, batch._replace(alignment=np.full(len(rows), 16, np.uint32)), stops)
+    np.testing.assert_array_equal(feed(apart, batch, stops), expected)
+    results = [model.result() for model in (apart, in_turn)]
     for result in results:
         del result["counters"]["alignments_met_by_size"]
     assert results[0] == results[1]
+
+
+GAPS_NS = st.lists(st.integers(0, 3_000), max_size=5)
+
+
+@settings(deadline=None, max_examples=150)
+@given(ACTIONS, OPTIONS, GAPS_NS, st.integers(1, 400))
+def test_births_and_deaths_apart_are_as_in_turn(actions, options, gaps_ns, stride):
+    assert_apart_is_as_in_turn(rows_of(actions), options, gaps_ns, stride)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 1 << 30),
+    st.integers(80, 124),
+    st.integers(1, 6),
+    OPTIONS,
+    GAPS_NS,
+    st.integers(300, 9_000),
+)
+def test_births_and_deaths_apart_are_as_in_turn_for_thousands(
+    seed, frees_of_256, threads, options, gaps_ns, stride
+):
+    sizes = [0, 1, 8, 12, 16, 24, 100, 500, 520, 3000, 8192, 40_000]
+    rows = churn(seed, 9_000, lambda random: random.choice(sizes), frees_of_256=frees_of_256, threads=threads)
+    assert_apart_is_as_in_turn(rows, options, gaps_ns, stride)
 
 
 @settings(deadline=None, max_examples=50)
