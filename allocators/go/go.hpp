@@ -133,8 +133,7 @@ class Go {
       cached.alloc_cache = free & (free - 1);
       occupancy_.count_taken(span_class);
       taken_bytes_ += kSlotBytes[span_class];
-      const auto bit = static_cast<std::uint64_t>(std::countr_zero(free));
-      block = std::bit_cast<Block>(std::bit_cast<std::uint64_t>(cached.block) | bit << kBlockBitShift);
+      block = with_bit(cached.block, static_cast<std::uint64_t>(std::countr_zero(free)));
       return true;
     }
 
@@ -185,6 +184,17 @@ class Go {
     return kTinySpanClass;
   }
 
+  // An object of a size class whose span has no slot in the word at hand, by the shortest way that there is.
+  std::uint32_t take_slowly(const harness::Events& events, std::size_t i, Block& block) {
+    const std::uint64_t size = events.size[i];
+    if (size > kMaxSmallBytes || collector_.marking()) return harness::kNotExchanged;
+    const SpanClass wanted = kUntinySpanClass[(size + 7) / 8][events.noscan[i]];
+    if (wanted == 0) return harness::kNotExchanged;
+    running_ = p_by_thread_[events.thread[i]];
+    block = allocate_small(*running_, wanted);
+    return wanted;
+  }
+
   // A death turns a bit over, and is counted.
   class Deaths {
    public:
@@ -209,7 +219,23 @@ class Go {
     std::uint64_t died_bytes_ = 0;
   };
   Deaths deaths() { return Deaths(heap_); }
-  [[gnu::noinline]] void die_otherwise(Block block) { die(block); }
+  bool deaths_are_far() const {
+    constexpr std::size_t kNearWords = (std::size_t{256} << 10) / sizeof(std::uint64_t);
+    return heap_.spans().bits().live.size() > kNearWords;
+  }
+
+  // Of tiny objects nothing foretells which is the last of its slot.
+  [[gnu::noinline]] void die_otherwise(Block block) {
+    SlotBits& bits = heap_.spans().bits();
+    if (block.kind != Kind::kTiny || block.word < bits.startup.size()) {
+      die(block);
+      return;
+    }
+    const std::uint64_t last = --bits.holders({block.word, block.bit}) == 0;
+    const SlotBit slot = SlotBits::slot_of_holders({block.word, block.bit});
+    bits.live[slot.word] ^= last << slot.bit;
+    heap_.occupancy().note_died(kTinySpanClass, last);
+  }
 
   // What looks at deaths: a collection, and the sweeper's reclaiming where the process itself holds tiny
   // objects. So many bytes bring the heap no further than a span of them more.
@@ -595,7 +621,7 @@ class Go {
     if (cached == nullptr) return {};
     ++paths_.allocations;
     const SlotBit slot = take_live_slot(*cached);
-    Block block{slot.word, static_cast<std::uint8_t>(slot.bit), span_class, Kind::kSmall, 0};
+    Block block = with_bit(cached->block, slot.bit);
     if (span_class == kTinySpanClass) block = first_in_tiny_block(slot);
     if (refilled) collector_.allocated_span(p, threads_);
     return block;

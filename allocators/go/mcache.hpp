@@ -114,7 +114,7 @@ class Mcache {
     for (slot -= slot % 64; slot < span.nelems; slot += 64, usable = ~std::uint64_t{0}) {
       const std::uint32_t left = span.nelems - slot;
       if (left < 64) usable &= (std::uint64_t{1} << left) - 1;
-      cached.block = {span.word + slot / 64, 0, span.span_class, Kind::kSmall, 0};
+      cached.block = small_block(span.word + slot / 64, span.span_class);
       cached.alloc_cache = cached.settled = ~bits.alloc[cached.block.word] & usable;
       if (cached.alloc_cache != 0) return;
     }

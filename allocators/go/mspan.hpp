@@ -70,12 +70,21 @@ struct Block {
   explicit operator bool() const { return kind != Kind::kNull; }
 };
 static_assert(sizeof(Block) == 8);
-// A block's parts in the word that its bytes are: written as one and read as one, it need not wait for
+// A block's parts in the word that its bytes are: written as one, it can be read as one without waiting for
 // pieces.
 inline constexpr int kBlockBitShift = 32;
 inline constexpr int kTinyOffsetShift = 56;
+inline constexpr int kBlockClassShift = 40;
+inline constexpr auto kSmallBlock = std::bit_cast<std::uint64_t>(Block{.kind = Kind::kSmall});
 inline constexpr auto kTinyBlock =
     std::bit_cast<std::uint64_t>(Block{.span_class = kTinySpanClass, .kind = Kind::kTiny});
+// Of the first slot of a word, and of another of that word.
+inline Block small_block(std::uint32_t word, SpanClass span_class) {
+  return std::bit_cast<Block>(kSmallBlock | std::uint64_t{span_class} << kBlockClassShift | word);
+}
+inline Block with_bit(Block first, std::uint64_t bit) {
+  return std::bit_cast<Block>(std::bit_cast<std::uint64_t>(first) | bit << kBlockBitShift);
+}
 
 // What is known of each slot: columns of bits, of which every span has a run of words. Off-heap in Go, and of
 // no account in the footprint. A death touches nothing but one word, and marking is one pass over two
@@ -201,7 +210,9 @@ class Occupancy {
   void add(const Span& span) { count(span, 1); }
   void remove(const Span& span) { count(span, -1); }
   void hold(const Span& span) { change(span.span_class, &Units::cached, free_units(span)); }
-  void let_go(const Span& span) { change(span.span_class, &Units::cached, -free_units(span)); }
+  void let_go(const Span& span) {
+    if (!span.full()) change(span.span_class, &Units::cached, -free_units(span));
+  }
   void note_swept(const Span& span, std::int64_t freed_slots) {
     change(span.span_class, &Units::allocated, -freed_slots * unit(span));
   }

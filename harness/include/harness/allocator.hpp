@@ -160,8 +160,9 @@ inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 // many later allocations have theirs.
 //   births<plain>(events), deaths(events): what these loops keep at hand, for as long as nothing else is
 //     called. `plain` may be asked for where births_are_plain(). A birth of row_of(i) 0 is for
-//     take_otherwise(), of another for take(), which says false where it needs more than that: then the loop
-//     calls allocate(). die() says false where it does nothing; then the loop calls die_otherwise().
+//     take_otherwise(), of another for take(), which says false where it needs more than what is at hand:
+//     then the loop calls take_slowly(), which may change pages and deadlines, and fail with a null block,
+//     and at last allocate(). die() says false where it does nothing; then the loop calls die_otherwise().
 //     settle() is called before anything else is.
 //   newcomer(threads): the first of these events that only step() can carry out because of its thread; their
 //     number where there is none.
@@ -175,10 +176,13 @@ concept DefersDeaths =
       { a.template births<true>(events).take(std::uint32_t{}, i, block) } -> std::same_as<bool>;
       a.template births<false>(events).settle();
       { view.births_are_plain() } -> std::same_as<bool>;
-      { a.take_otherwise(events, i, block) } -> std::same_as<std::uint32_t>;  // Or kNotExchanged.
+      // The row, or kNotExchanged.
+      { a.take_otherwise(events, i, block) } -> std::same_as<std::uint32_t>;
+      { a.take_slowly(events, i, block) } -> std::same_as<std::uint32_t>;
       a.deaths().prefetch(block);
       { a.deaths().die(block) } -> std::same_as<bool>;
       a.deaths().settle();
+      { view.deaths_are_far() } -> std::same_as<bool>;  // What they touch does not stay in a near cache.
       a.die_otherwise(block);
       { view.newcomer(threads) } -> std::same_as<std::size_t>;
       { view.looks_at_deaths(number) } -> std::same_as<bool>;  // An allocation of so many bytes.

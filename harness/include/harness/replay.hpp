@@ -195,6 +195,8 @@ class Replay {
   // The same in births or in deaths, of which there is one in two events or so.
   static constexpr std::size_t kPrefetchBlockApart = 64;
   static constexpr std::size_t kPrefetchTargetApart = 24;
+  // Half of what most processors have: other things want to stay there, too.
+  static constexpr std::size_t kSecondCacheBytes = std::size_t{1} << 20;
   // Events behind those that are looked at, whose births and deaths are listed to be fetched.
   static constexpr std::size_t kListedBeyond = 4 * kPrefetchBlockApart;
   static_assert(kForeseen <= Ticks::kMostEvents && kForeseen <= kSlotRest);
@@ -313,7 +315,7 @@ class Replay {
   }
 
   // Signed, as vectors are compared, and without a branch: while a heap grows, any may be the largest.
-  [[gnu::always_inline]] static std::uint64_t most_of(std::span<const std::uint64_t> column) {
+  [[gnu::noinline, HARNESS_CLONED]] static std::uint64_t most_of(std::span<const std::uint64_t> column) {
     std::int64_t most = 0;
     for (const std::uint64_t value : column) most = std::max(most, static_cast<std::int64_t>(value));
     return static_cast<std::uint64_t>(most);
@@ -474,10 +476,12 @@ class Replay {
     const std::size_t births_end = listed_.births_before(end - outlook_.begin);
     progress_.accounted = first;
     while (progress_.births < births_end) {
-      if (allocator_.births_are_plain()) {
-        carry_out_births<kPlacing, true>(events, births_end);
+      if (kPlacing || !allocator_.births_are_plain()) {
+        carry_out_births<kPlacing, false, true>(events, births_end);
+      } else if (blocks_.size() * sizeof(Block) > kSecondCacheBytes) {
+        carry_out_births<false, true, true>(events, births_end);
       } else {
-        carry_out_births<kPlacing, false>(events, births_end);
+        carry_out_births<false, true, false>(events, births_end);
       }
       if (deadline_ns_ != deadline_ns || !may_exchange_) {
         carry_out_deaths(events, progress_.accounted);
@@ -485,12 +489,16 @@ class Replay {
       }
     }
     account(events, end);
+    if constexpr (HasTicker<A>) {
+      if (!events.time_ns.empty()) allocator_.set_last_tick(ticks_.at(end - 1 - outlook_.begin));
+    }
     carry_out_deaths(events, end);
     return end;
   }
 
   // Up to the birth that is listed as births_end, or to one after which other things hold than before.
-  template <bool kPlacing, bool kPlain>
+  // Far: blocks do not stay in the second cache.
+  template <bool kPlacing, bool kPlain, bool kFar>
   [[gnu::noinline, HARNESS_CLONED]] void carry_out_births(const Events& events, std::size_t births_end) {
     const Events columns = events.subspan(outlook_.begin, events.op.size() - outlook_.begin);
     auto births = allocator_.template births<kPlain>(columns);
@@ -500,7 +508,7 @@ class Replay {
     for (std::size_t birth = progress_.births; birth < births_end; ++birth) {
       const std::size_t i = places[birth];
       if (birth % kFetched == 0) prefetch_columns<3 * kFetched>(columns, i);
-      __builtin_prefetch(&blocks[columns.slot[places[birth + kPrefetchBlockApart]]], 1);
+      if constexpr (kFar) __builtin_prefetch(&blocks[columns.slot[places[birth + kPrefetchBlockApart]]], 1);
       Block& block = blocks[columns.slot[i]];
       // Two branches, since what is rare for two reasons is foretold better for each.
       std::uint32_t row = births.row_of(i);
@@ -531,12 +539,33 @@ class Replay {
     account(events, i);
     if (allocator_.looks_at_deaths(events.size[i])) carry_out_deaths(events, i);
     tell_time(events, i);
-    step(events, i);
+    Block& block = blocks_[events.slot[i]];
+    const std::uint32_t row = allocator_.take_slowly(events, i, block);
+    if (row == kNotExchanged) {
+      step(events, i);
+    } else {
+      if (block) {
+        requested_by_class_[row] += events.size[i];
+      } else {
+        fall_short(events.slot[i], events.size[i]);
+      }
+      place(block, events_);
+      note_step(events, i);
+    }
     progress_.accounted = i + 1;
     return deadline_ns_ == deadline_ns && may_exchange_ && plain == allocator_.births_are_plain();
   }
 
   // All deaths before `end`.
+  void carry_out_deaths(const Events& events, std::size_t end) {
+    if (allocator_.deaths_are_far()) {
+      carry_out_deaths<true>(events, end);
+    } else {
+      carry_out_deaths<false>(events, end);
+    }
+  }
+
+  template <bool kFar>
   [[gnu::noinline, HARNESS_CLONED]] void carry_out_deaths(const Events& events, std::size_t end) {
     const Events columns = events.subspan(outlook_.begin, events.op.size() - outlook_.begin);
     auto deaths = allocator_.deaths();
@@ -547,7 +576,7 @@ class Replay {
     for (std::size_t death = progress_.deaths; death < deaths_end; ++death) {
       const std::size_t i = places[death];
       __builtin_prefetch(&blocks[columns.slot[places[death + kPrefetchBlockApart]]], 1);
-      deaths.prefetch(blocks[columns.slot[places[death + kPrefetchTargetApart]]]);
+      if constexpr (kFar) deaths.prefetch(blocks[columns.slot[places[death + kPrefetchTargetApart]]]);
       const Block block = std::exchange(blocks[columns.slot[i]], Block{});
       requested[allocator_.class_row(block)] -= columns.size[i];
       if (!deaths.die(block)) [[unlikely]]
@@ -561,9 +590,6 @@ class Replay {
   void account(const Events& events, std::size_t end) {
     const std::size_t first = progress_.accounted;
     if (first == end) return;
-    if constexpr (HasTicker<A>) {
-      if (!events.time_ns.empty()) allocator_.set_last_tick(ticks_.at(end - 1 - outlook_.begin));
-    }
     if (outlook_.passes_peak) note_requested(most_of(events.requested.subspan(first, end - first)));
     const std::size_t deaths = end - outlook_.begin - progress_.births - progress_.deaths_told;
     allocator_.note_apart(end - first - deaths, deaths, events.thread[end - 1]);
