@@ -195,7 +195,7 @@ class Replay {
   // The same in births or in deaths, of which there is one in two events or so.
   static constexpr std::size_t kPrefetchBlockApart = 64;
   static constexpr std::size_t kPrefetchTargetApart = 24;
-  // Half of what most processors have: other things want to stay there, too.
+  // Of today's servers, the smaller ones.
   static constexpr std::size_t kSecondCacheBytes = std::size_t{1} << 20;
   // Events behind those that are looked at, whose births and deaths are listed to be fetched.
   static constexpr std::size_t kListedBeyond = 4 * kPrefetchBlockApart;
@@ -454,8 +454,8 @@ class Replay {
             break;
           if constexpr (kPlacing) {
             if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]], events_);
+            ++events_;
           }
-          if constexpr (kPlacing) ++events_;
         }
       }
       if (outlook_.passes_peak) note_requested(most_of(columns.requested.subspan(first, i - first)));
@@ -488,9 +488,11 @@ class Replay {
         return progress_.accounted;
       }
     }
-    account(events, end);
-    if constexpr (HasTicker<A>) {
-      if (!events.time_ns.empty()) allocator_.set_last_tick(ticks_.at(end - 1 - outlook_.begin));
+    if (progress_.accounted < end) {
+      account(events, end);
+      if constexpr (HasTicker<A>) {
+        if (!events.time_ns.empty()) allocator_.set_last_tick(ticks_.at(end - 1 - outlook_.begin));
+      }
     }
     carry_out_deaths(events, end);
     return end;
