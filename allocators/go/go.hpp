@@ -163,7 +163,7 @@ class Go {
     P& p = *p_by_thread_[events.thread[i]];
     CachedSpan& cached = p.mcache.at(kTinySpanClass);
     const std::uint64_t offset = p.tiny.offset_of(size);
-    const harness::Choice fits(offset + size <= kTinyBytes);
+    const harness::Choice fits(p.tiny.fits(size));
     const std::uint64_t free = cached.alloc_cache | fits.if_first(~std::uint64_t{0});
     if (events.noscan[i] == 0 || size == 0 || size >= kTinyBytes || free == 0 || collector_.marking())
       return harness::kNotExchanged;
@@ -224,18 +224,7 @@ class Go {
     return heap_.spans().bits().live.size() > kNearWords;
   }
 
-  // Of tiny objects nothing foretells which is the last of its slot.
-  [[gnu::noinline]] void die_otherwise(Block block) {
-    SlotBits& bits = heap_.spans().bits();
-    if (block.kind != Kind::kTiny || block.word < bits.startup.size()) {
-      die(block);
-      return;
-    }
-    const std::uint64_t last = --bits.holders({block.word, block.bit}) == 0;
-    const SlotBit slot = SlotBits::slot_of_holders({block.word, block.bit});
-    bits.live[slot.word] ^= last << slot.bit;
-    heap_.occupancy().note_died(kTinySpanClass, last);
-  }
+  [[gnu::noinline]] void die_otherwise(Block block) { die(block); }
 
   // What looks at deaths: a collection, and the sweeper's reclaiming where the process itself holds tiny
   // objects. So many bytes bring the heap no further than a span of them more.
@@ -526,16 +515,18 @@ class Go {
     if (block.kind == Kind::kZeroSize) return;
     SlotBits& bits = heap_.spans().bits();
     SlotBit slot{block.word, block.bit};
+    std::uint64_t turned = 1;
     std::uint64_t units = 1;
     if (block.kind == Kind::kTiny) {
-      if (--bits.holders(slot) > 0) return;
+      // Nothing foretells which object is the last of its slot.
+      turned = units = --bits.holders(slot) == 0;
       slot = SlotBits::slot_of_holders(slot);
-      if (bits.is_startup(slot)) note_startup(heap_.spans().of_word(slot.word), 1);
+      if (bits.is_startup(slot) && turned != 0) note_startup(heap_.spans().of_word(slot.word), 1);
     } else if (block.kind == Kind::kLarge) {
       units = heap_.spans().of_word(block.word).element_bytes;
       heap_.occupancy().note_large_death(block.span_class);
     }
-    bits.live[slot.word] ^= slot.mask();
+    bits.live[slot.word] ^= turned << slot.bit;
     heap_.occupancy().note_died(block.span_class, units);
   }
 

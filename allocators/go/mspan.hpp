@@ -118,8 +118,10 @@ struct SlotBits {
     const std::uint32_t chunk = slot_word / kTinyChunkWords * kTinyChunkWords;
     return chunk + kTinyBitWords + (slot_word - chunk) * kHoldersOfWord;
   }
-  static SlotBit holders_at(SlotBit slot) { return {first_holders(slot.word) + slot.bit / 8, slot.bit % 8}; }
-  // The same as one word, a SlotBit's bytes.
+  static SlotBit holders_at(SlotBit slot) {
+    return std::bit_cast<SlotBit>(holders_word_of(slot.word, slot.bit));
+  }
+  // As one word, a SlotBit's bytes.
   static std::uint64_t holders_word_of(std::uint32_t slot_word, std::uint64_t bit) {
     return (first_holders(slot_word) + bit / 8) | bit % 8 << 32;
   }
@@ -252,8 +254,8 @@ class Occupancy {
     return bytes;
   }
 
-  // Without the numbers of objects and spans. Of the classes only the changes are added up, since a growing
-  // heap asks for this with every span.
+  // Without the numbers of objects and spans. Nothing is added up, since a growing heap asks for this with
+  // every span.
   ClassOccupancy total() const {
     ClassOccupancy bytes = occupancy(bytes_, taken_bytes_, died_bytes_, 1);
     bytes.tail_bytes = tail_bytes_;

@@ -158,7 +158,7 @@ inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};
 // note that nothing reads before something `looks_at_deaths`. So each kind has a loop of its own, which asks
 // no event what it is. Slots rest between two objects (check.hpp), so that a death still finds its block when
 // many later allocations have theirs.
-//   births<plain>(events), deaths(events): what these loops keep at hand, for as long as nothing else is
+//   births<plain>(events), deaths(): what these loops keep at hand, for as long as nothing else is
 //     called. `plain` may be asked for where births_are_plain(). A birth of row_of(i) 0 is for
 //     take_otherwise(), of another for take(), which says false where it needs more than what is at hand:
 //     then the loop calls take_slowly(), which may change pages and deadlines, and fail with a null block,

@@ -10,7 +10,8 @@ namespace harness {
 // The numbers of the trace format, harness-trace/1.
 enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
 
-// Events between the death of an object and the birth of the next one in its slot, at least.
+// Events between the death of an object and the birth of the next one in its slot, at least: so the checker
+// numbers slots of events that are to be replayed.
 inline constexpr std::size_t kSlotRest = 2048;
 
 // Part of a trace, as columns of one length. Slots and threads are dense: check.hpp renamed them.
