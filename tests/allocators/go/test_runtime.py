@@ -112,8 +112,12 @@ def never_settled(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_spins_says_where(toolchain, never_settled, monkeypatch):
     monkeypatch.setattr(watchdog, "BUSY_SECONDS", 1)
-    with pytest.raises(AllocatorError) as caught:
-        RuntimeProcess(toolchain)
+    # It spins through the scheduler, and about one time in several hundred that is where it is met.
+    for _ in range(3):
+        with pytest.raises(AllocatorError) as caught:
+            RuntimeProcess(toolchain)
+        if "no known place" not in str(caught.value):
+            break
     assert re.fullmatch(
         r"the program of go1\S+ .* has not got on in \d+ s of processor time and was ended; "
         r"it was asked for the state of its heap, and stood in .*main\.collect < main\.replay < main\.main.*",
