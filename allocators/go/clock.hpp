@@ -19,7 +19,6 @@ struct Paths {
   std::int64_t tiny_combined = 0;  // Objects that shared the block of an earlier one (Go: tinyAllocs).
   std::int64_t tiny_blocks = 0;
   std::int64_t allocations = 0;  // All but those of no size and large ones.
-  std::int64_t deaths = 0;
   std::int64_t large = 0;
   std::int64_t large_from_new_os_memory = 0;
   std::int64_t large_bytes = 0;
@@ -28,6 +27,7 @@ struct Paths {
   std::int64_t refills_from_new_os_memory = 0;
   std::int64_t refilled_objects = 0;  // Free slots of the spans that came.
   std::int64_t refill_bytes = 0;      // Their bytes.
+  std::int64_t deaths = 0;  // Not beside allocations, or both are read as one before one is written.
 
   std::int64_t slots() const { return allocations - tiny_combined; }
 };

@@ -115,7 +115,7 @@ class Collector {
 
   // Brings the counts of all cached spans up to date.
   void settle() {
-    for (const auto& p : ps_) p->mcache.settle(heap_.spans().bits(), marking_);
+    for (const auto& p : ps_) p->mcache.settle(heap_, marking_);
   }
 
   // runtime.GC: ends the running cycle, then a cycle and all of its sweep.
@@ -295,7 +295,7 @@ class Collector {
 
   void flush_mcache(P& p) {
     p.mcache.release_all(heap_, pacer_, [this](Span& span) {
-      sweeper_.sweep(span, false);
+      sweeper_.sweep(span);
       ++counters_.flushes;
     });
     p.tiny.clear();
@@ -391,8 +391,7 @@ class Collector {
     } else if (now - slice_start_ns_ >= kTimeSliceNs) {
       spans = kSweepBatch;
     }
-    while (spans > 0 && sweeper_.sweep_one()) --spans;
-    if (spans > 0) free_work_buffers();
+    if (spans > 0 && sweeper_.sweep_next(spans) < spans) free_work_buffers();
   }
 
   // mgcscavenge.go: bgscavenge has a hundredth of a CPU while the heap keeps more than its goal.

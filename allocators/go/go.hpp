@@ -21,7 +21,7 @@
 //   9. sweeper.hpp: marks become free slots; an empty span goes to the page heap, others to their central
 //      list.
 //  10. mheap.hpp: free_span() clears the span's pages; the next growth may scavenge them.
-// Calls upwards (4 and 5 sweep) go through the interfaces Sweeps and Reclaims, which sweeper.hpp implements.
+// Calls upwards (4 and 5 sweep) go through Sweeps and Reclaims, which sweeper.hpp implements.
 #pragma once
 
 #include <algorithm>
@@ -111,7 +111,9 @@ class Go {
           ps_(go.p_by_thread_.data()),
           p_(ps_[events.thread.front()]),
           collector_(go.collector_),
-          occupancy_(go.heap_.occupancy()) {}
+          centrals_(go.centrals_),
+          occupancy_(go.heap_.occupancy()),
+          live_(go.heap_.spans().bits().live.data()) {}
 
     [[gnu::always_inline]] std::uint32_t row_of(std::size_t i) const {
       const std::uint64_t words = std::min((sizes_[i] + 7) / 8, kMaxSmallBytes / 8 + 1);
@@ -122,8 +124,10 @@ class Go {
       P* const p = kPlain ? p_ : ps_[threads_[i]];
       CachedSpan& cached = p->mcache.at(span_class);
       const std::uint64_t free = cached.alloc_cache;
-      if (free == 0) [[unlikely]]
+      if (free == 0) [[unlikely]] {
+        prefetch_for_slow_way(cached, span_class);
         return false;
+      }
       if (!kPlain && collector_.marking()) {
         // The program pays for its allocation, or must first assist.
         if (p->assist_bytes < static_cast<std::int64_t>(sizes_[i])) [[unlikely]]
@@ -131,7 +135,6 @@ class Go {
         p->assist_bytes -= static_cast<std::int64_t>(kSlotBytes[span_class]);
       }
       cached.alloc_cache = free & (free - 1);
-      occupancy_.count_taken(span_class);
       taken_bytes_ += kSlotBytes[span_class];
       block = with_bit(cached.block, static_cast<std::uint64_t>(std::countr_zero(free)));
       return true;
@@ -140,13 +143,24 @@ class Go {
     void settle() { occupancy_.note_taken_bytes(std::exchange(taken_bytes_, 0)); }
 
    private:
+    // What take_slowly() will ask for, while the loop is left for it.
+    [[gnu::always_inline]] void prefetch_for_slow_way(const CachedSpan& cached,
+                                                      std::uint32_t span_class) const {
+      __builtin_prefetch(cached.span, 1);
+      __builtin_prefetch(live_ + cached.block.word, 1);
+      centrals_.of(static_cast<SpanClass>(span_class)).prefetch();
+      occupancy_.prefetch(span_class);
+    }
+
     const std::uint64_t* sizes_;
     const std::uint8_t* noscans_;
     const std::uint16_t* threads_;
     P* const* ps_;
     P* p_;  // The only one, where births are plain.
     const Collector& collector_;
+    const Mcentrals& centrals_;
     Occupancy& occupancy_;
+    const std::uint64_t* live_;  // Where it was when the loop began; to be fetched, not to be read.
     std::uint64_t taken_bytes_ = 0;
   };
   template <bool kPlain>
@@ -178,7 +192,7 @@ class Go {
     block = std::bit_cast<Block>(at | kTinyBlock | fits.if_first(offset) << kTinyOffsetShift);
     p.tiny.take(fits, at, size);
     cached.alloc_cache &= cached.alloc_cache - (1 - combined);
-    heap_.occupancy().note_taken(kTinySpanClass, 1 - combined);
+    heap_.occupancy().note_taken_bytes((1 - combined) * kTinyBytes);
     paths_.tiny_combined += static_cast<std::int64_t>(combined);
     paths_.tiny_blocks += static_cast<std::int64_t>(1 - combined);
     return kTinySpanClass;
@@ -333,7 +347,7 @@ class Go {
     for (int i = 0; i < kSpanClasses; ++i) {
       const auto span_class = static_cast<SpanClass>(i);
       const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
-      const ClassOccupancy use = heap_.occupancy().of(span_class);
+      const ClassOccupancy use = heap_.occupancy().of(span_class, unsettled(span_class));
       rows.push_back(
           {.class_index = size_class_of(span_class),
            .noscan = is_noscan(span_class) ? 1 : 0,
@@ -356,7 +370,9 @@ class Go {
 
   // Objects that share a slot count each, and so do those without one (allocate_on).
   std::uint64_t class_allocations(std::uint32_t row) const {
-    std::uint64_t objects = heap_.occupancy().taken_objects(static_cast<SpanClass>(row));
+    const auto span_class = static_cast<SpanClass>(row);
+    std::uint64_t objects =
+        heap_.occupancy().taken_objects(span_class) + static_cast<std::uint64_t>(unsettled(span_class));
     if (row == kTinySpanClass) objects += static_cast<std::uint64_t>(paths_.tiny_combined);
     if (row == kZeroSizeSpanClass) objects += static_cast<std::uint64_t>(paths_.zero_size);
     return objects;
@@ -491,8 +507,8 @@ class Go {
   }
   std::vector<Snapshot::Central> central() const {
     std::vector<Snapshot::Central> records(kSpanClasses);
-    const auto bases = [this](std::span<const SpanSet::Entry> spans, std::vector<std::uint64_t>& to) {
-      for (const SpanSet::Entry& entry : spans) to.push_back(heap_.spans().at(entry.span).base);
+    const auto bases = [](const std::vector<const Span*>& spans, std::vector<std::uint64_t>& to) {
+      for (const Span* span : spans) to.push_back(span->base);
     };
     for (int i = 0; i < kSpanClasses; ++i) {
       const Mcentral& list = centrals_.of(static_cast<SpanClass>(i));
@@ -574,35 +590,43 @@ class Go {
     return *p;
   }
 
+  // Slots that the Ps have handed out and not settled.
+  std::int64_t unsettled(SpanClass span_class) const {
+    std::int64_t slots = 0;
+    for (const auto& p : ps_) slots += p->mcache.unsettled(span_class);
+    return slots;
+  }
+
   // The P's span of a class, with a free slot; nullptr where the heap is at its limit.
-  CachedSpan* span_with_slot(P& p, SpanClass span_class, bool& refilled) {
+  [[gnu::always_inline]] CachedSpan* span_with_slot(P& p, SpanClass span_class, bool& refilled) {
     CachedSpan& cached = p.mcache.at(span_class);
     if (cached.alloc_cache != 0) return &cached;
-    if (p.mcache.next_word(span_class, heap_.spans().bits(), pacer_.marking())) return &cached;
+    if (p.mcache.next_word(span_class, heap_, pacer_.marking())) return &cached;
     refilled = true;
+    return refill(p, span_class) ? &cached : nullptr;
+  }
+
+  [[gnu::noinline]] bool refill(P& p, SpanClass span_class) {
     ++paths_.refills;
     const std::int64_t growths = heap_.counters().growths;
     const std::int64_t requested = heap_.counters().spans_requested;
-    if (!p.mcache.refill(span_class, centrals_.of(span_class), heap_, pacer_, sweeper_, p.page_cache)) {
-      return nullptr;
-    }
-    if (heap_.counters().growths > growths) {
-      ++paths_.refills_from_new_os_memory;
-    } else if (heap_.counters().spans_requested > requested) {
-      ++paths_.refills_from_new_span;
-    }
-    const Span& span = *cached.span;
-    const std::int64_t objects = span.nelems - span.alloc_count;
+    const Span* const span =
+        p.mcache.refill(span_class, centrals_.of(span_class), heap_, pacer_, sweeper_, p.page_cache);
+    if (span == nullptr) return false;
+    if (heap_.counters().spans_requested > requested) [[unlikely]]
+      ++(heap_.counters().growths > growths ? paths_.refills_from_new_os_memory
+                                            : paths_.refills_from_new_span);
+    const std::int64_t objects = span->nelems - span->alloc_count;
     paths_.refilled_objects += objects;
-    paths_.refill_bytes += objects * static_cast<std::int64_t>(span.element_bytes);
-    return &cached;
+    paths_.refill_bytes += objects * static_cast<std::int64_t>(span->element_bytes);
+    return true;
   }
 
   // Makes a free slot of a cached span the program's.
   SlotBit take_live_slot(CachedSpan& cached) {
     const SlotBit slot{cached.block.word, static_cast<std::uint32_t>(std::countr_zero(cached.alloc_cache))};
     cached.alloc_cache &= ~slot.mask();
-    heap_.occupancy().note_taken(cached.span->span_class);
+    heap_.occupancy().note_taken_bytes(kSlotBytes[cached.block.span_class]);
     return slot;
   }
 
@@ -680,6 +704,7 @@ class Go {
     // Taken at once, without a cache between.
     heap_.occupancy().hold(*span);
     heap_.occupancy().note_taken(span_class, span->element_bytes);
+    heap_.occupancy().note_taken_bytes(span->element_bytes);
     heap_.occupancy().note_large_allocation(span_class);
     heap_.spans().bits().live[span->word] |= 1;
     span->freeindex = span->alloc_count = 1;

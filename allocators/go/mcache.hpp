@@ -25,7 +25,7 @@ struct CachedSpan {
 class Mcache {
  public:
   Mcache() {
-    for (CachedSpan& cached : spans_) cached.span = &empty_span();
+    for (CachedSpan& cached : spans_) empty(cached);
   }
 
   CachedSpan& at(std::uint64_t span_class) { return spans_[span_class]; }
@@ -35,32 +35,37 @@ class Mcache {
   }
 
   // Goes on to the next 64 slots of a span with a free one (nextFree); false where the span is full.
-  bool next_word(SpanClass span_class, SlotBits& bits, bool marking) {
+  bool next_word(SpanClass span_class, Mheap& heap, bool marking) {
     CachedSpan& cached = spans_[span_class];
-    settle(cached, bits, marking);
+    settle(cached, heap, marking);
     if (cached.span->full()) return false;
-    load(cached, bits, (cached.block.word - cached.span->word + 1) * 64);
+    load(cached, heap.spans().bits(), (cached.block.word - cached.span->word + 1) * 64);
     return true;
   }
 
-  // Replaces a full span by one with a free slot (mcache.refill); false where the heap is at its limit, and
-  // then the full span stands.
-  bool refill(SpanClass span_class, Mcentral& central, Mheap& heap, Pacer& pacer, Sweeps& sweeper,
-              PageCache& page_cache) {
+  // Replaces a full span, which is settled, by one with a free slot (mcache.refill); nullptr where the heap
+  // is at its limit, and then the full span is gone all the same.
+  template <Sweeps Sweeper>
+  Span* refill(SpanClass span_class, Mcentral& central, Mheap& heap, Pacer& pacer, Sweeper& sweeper,
+               PageCache& page_cache) {
     CachedSpan& cached = spans_[span_class];
-    if (!cached.span->full()) fail_refill(*cached.span, span_class);
-    if (cached.span->cached) {
-      Span& full = let_go(cached, heap, pacer);
+    Span& full = *cached.span;
+    if (!full.full()) fail_refill(full, span_class);
+    if (full.cached) {
+      let_go(full, pacer);
       full.sweepgen = sweeper.sweepgen();
       central.push_swept(full);
     }
-    Span* span = central.cache_span(sweeper, page_cache);
-    if (span == nullptr) return false;
+    Span* const span = central.cache_span(sweeper, page_cache);
+    if (span == nullptr) {
+      empty(cached);
+      return nullptr;
+    }
     span->alloc_count_before_cache = span->alloc_count;
     hold(*span, heap);
     span->sweepgen = sweeper.sweepgen() + 3;
     pacer.update(span->bytes() - span->alloc_count * span->element_bytes, is_noscan(span_class));
-    return true;
+    return span;
   }
 
   // Takes a span in; its free slots become this cache's.
@@ -74,17 +79,23 @@ class Mcache {
 
   // Brings the counts of every cached span up to date. Slots that were taken while a cycle marks are marked
   // (gcmarknewobject).
-  void settle(SlotBits& bits, bool marking) {
-    for (CachedSpan& cached : spans_) settle(cached, bits, marking);
+  void settle(Mheap& heap, bool marking) {
+    for (CachedSpan& cached : spans_) settle(cached, heap, marking);
   }
+  // Slots that were taken and are not settled.
+  std::int64_t unsettled(SpanClass span_class) const { return std::popcount(taken(spans_[span_class])); }
 
   // Gives up every span at a cycle's end (mcache.releaseAll): all of them stale, so each is swept at once.
   template <typename Sweep>
   void release_all(Mheap& heap, Pacer& pacer, Sweep sweep) {
     for (CachedSpan& cached : spans_) {
-      if (!cached.span->cached) continue;
-      settle(cached, heap.spans().bits(), false);
-      sweep(let_go(cached, heap, pacer));
+      Span& span = *cached.span;
+      if (!span.cached) continue;
+      settle(cached, heap, false);
+      let_go(span, pacer);
+      heap.occupancy().let_go(span);
+      empty(cached);
+      sweep(span);
     }
   }
 
@@ -95,11 +106,16 @@ class Mcache {
     return empty;
   }
 
-  static void settle(CachedSpan& cached, SlotBits& bits, bool marking) {
-    const std::uint64_t taken = cached.settled & ~cached.alloc_cache;
+  static std::uint64_t taken(const CachedSpan& cached) { return cached.settled & ~cached.alloc_cache; }
+
+  static void settle(CachedSpan& cached, Mheap& heap, bool marking) {
+    const std::uint64_t taken = Mcache::taken(cached);
     if (taken == 0) return;
     Span& span = *cached.span;
-    span.alloc_count = static_cast<std::uint16_t>(span.alloc_count + std::popcount(taken));
+    SlotBits& bits = heap.spans().bits();
+    const auto count = static_cast<std::uint32_t>(std::popcount(taken));
+    heap.occupancy().note_taken(cached.block.span_class, count);
+    span.alloc_count = static_cast<std::uint16_t>(span.alloc_count + count);
     span.freeindex = static_cast<std::uint16_t>((cached.block.word - span.word) * 64 +
                                                 static_cast<std::uint32_t>(std::bit_width(taken)));
     bits.live[cached.block.word] ^= taken;
@@ -135,16 +151,15 @@ class Mcache {
   }
 
   // A settled span is this cache's no longer. What was allocated of it is counted at this moment.
-  static Span& let_go(CachedSpan& cached, Mheap& heap, Pacer& pacer) {
-    Span& span = *cached.span;
+  static void let_go(Span& span, Pacer& pacer) {
     pacer.total_alloc +=
         static_cast<std::uint64_t>(span.alloc_count - span.alloc_count_before_cache) * span.element_bytes;
     span.alloc_count_before_cache = span.alloc_count;
-    heap.occupancy().let_go(span);
     span.cached = false;
+  }
+  static void empty(CachedSpan& cached) {
     cached = {};
     cached.span = &empty_span();
-    return span;
   }
 
   std::array<CachedSpan, kSpanClasses> spans_;

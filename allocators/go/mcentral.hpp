@@ -2,67 +2,87 @@
 //
 // Above the page heap, below the mcaches. Lists are first in, first out (Go's spanSet). Each is kept twice,
 // swept and unswept, and the two change roles at every cycle. A list that runs dry sweeps: a call upwards,
-// through Sweeps.
+// of what Sweeps asks.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
-#include <span>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "mheap.hpp"
 
 namespace go {
 
-// First in, first out.
+// First in, first out, in a ring.
 class SpanSet {
  public:
-  // By number, so that a span freed meanwhile is known by its state; and the first of its words, which can
-  // then be fetched without a look at the span.
+  // A span that was freed meanwhile is known by its state. What stands beside it lets its bits and marks be
+  // fetched without a look at the span.
   struct Entry {
-    std::uint32_t span = kNone;
+    Span* span = nullptr;
+    std::uint32_t index = 0;
     std::uint32_t word = 0;
   };
 
-  bool empty() const { return head_ == spans_.size(); }
-  void push(const Span& span) { spans_.push_back({span.index, span.word}); }
-  std::uint32_t pop() {
-    const std::uint32_t span = spans_[head_++].span;
-    if (empty()) {
-      spans_.clear();
-      head_ = 0;
-    } else if (head_ >= kCompactAt && head_ >= spans_.size() / 2) {
-      spans_.erase(spans_.begin(), spans_.begin() + static_cast<std::ptrdiff_t>(head_));
-      head_ = 0;
-    }
-    return span;
+  bool empty() const { return first_ == end_; }
+  std::size_t size() const { return end_ - first_; }
+  void push(Span& span) {
+    if (size() == capacity_) [[unlikely]]
+      grow();
+    at(end_++) = {&span, span.index, span.word};
   }
-  // What comes out after so many others; no span where there are fewer.
-  Entry ahead(std::size_t others) const {
-    return others < spans_.size() - head_ ? spans_[head_ + others] : Entry{};
+  Span& pop() {
+    __builtin_prefetch(&at(first_ + kPrefetchEntry));
+    return *at(first_++).span;
   }
-  static constexpr std::uint32_t kNone = UINT32_MAX;
+  // What comes out after so many others. Where there are fewer, any entry or none: good to be fetched, for
+  // nothing else. There must have been one.
+  const Entry& ahead(std::size_t others) const { return at(first_ + others); }
   // First out first.
-  std::span<const Entry> spans() const { return std::span(spans_).subspan(head_); }
+  std::vector<const Span*> spans() const {
+    std::vector<const Span*> found;
+    for (std::size_t i = first_; i != end_; ++i) found.push_back(at(i).span);
+    return found;
+  }
 
  private:
-  static constexpr std::size_t kCompactAt = 1024;
-  std::vector<Entry> spans_;
-  std::size_t head_ = 0;
+  static constexpr std::size_t kLeastCapacity = 16;
+  static constexpr std::size_t kPrefetchEntry = 16;
+
+  // Apart, so that what is rare takes no room where it is called.
+  [[gnu::noinline]] void grow() {
+    const std::size_t capacity = std::max(2 * capacity_, kLeastCapacity);
+    auto larger = std::make_unique<Entry[]>(capacity);
+    for (std::size_t i = 0; i < size(); ++i) larger[i] = ahead(i);
+    end_ = size();
+    first_ = 0;
+    ring_ = std::move(larger);
+    capacity_ = capacity;
+  }
+
+  Entry& at(std::size_t i) { return ring_[i & (capacity_ - 1)]; }
+  const Entry& at(std::size_t i) const { return ring_[i & (capacity_ - 1)]; }
+
+  std::unique_ptr<Entry[]> ring_;
+  std::size_t capacity_ = 0;  // A power of two.
+  std::size_t first_ = 0;
+  std::size_t end_ = 0;
 };
 
 // What a central list asks of the sweeper.
-class Sweeps {
- public:
+template <typename S>
+concept Sweeps = requires(S sweeper, Span& span, std::uint64_t bytes, std::uint64_t pages) {
   // Sweeps ahead in proportion to what is about to be allocated.
-  virtual void deduct_sweep_credit(std::uint64_t span_bytes, std::uint64_t caller_pages) = 0;
-  virtual bool sweeping() const = 0;
-  virtual std::uint32_t sweepgen() const = 0;
+  sweeper.deduct_sweep_credit(bytes, pages);
+  { sweeper.sweeping() } -> std::same_as<bool>;
+  { sweeper.sweepgen() } -> std::same_as<std::uint32_t>;
   // Sweeps a span for its taker; false where it is no unswept span any more.
-  virtual bool sweep_for_caller(Span& span) = 0;
-
- protected:
-  ~Sweeps() = default;
+  { sweeper.sweep_for_caller(span) } -> std::same_as<bool>;
 };
 
 struct SpanSetCounters {
@@ -70,43 +90,69 @@ struct SpanSetCounters {
   std::int64_t pops = 0;
 };
 
-class Mcentral {
+// Of its lines a refill touches the first, and that of the two swept sets.
+class alignas(64) Mcentral {
  public:
   Mcentral(Mheap& heap, SpanSetCounters& counters, SpanClass span_class)
-      : heap_(heap), counters_(counters), span_class_(span_class) {}
+      : heap_(heap),
+        counters_(counters),
+        span_class_(span_class),
+        pages_(kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))].span_pages) {}
 
   // Where the unswept lists become the swept ones and the other way round.
   void flip() {
     swept_ = 1 - swept_;
-    if (!partial_[swept_].empty() || !full_[swept_].empty()) {
+    if (!set(swept_, false).empty() || !set(swept_, true).empty()) {
       throw harness::InvariantError("span class " + std::to_string(span_class_) +
                                     ": unswept spans left at the start of a cycle");
     }
   }
 
-  void push_swept(const Span& span) {
+  void push_swept(Span& span) {
     ++counters_.pushes;
-    (span.full() ? full_ : partial_)[swept_].push(span);
+    set(swept_, span.full()).push(span);
   }
   // The next unswept one of the full or of the partial spans; nullptr where none is left. Perhaps swept
   // meanwhile.
   Span* pop_unswept(bool full) {
-    SpanSet& set = unswept(full);
-    return set.empty() ? nullptr : &pop(set);
+    SpanSet& unswept = set(1 - swept_, full);
+    return unswept.empty() ? nullptr : &pop_to_sweep(unswept);
   }
 
   // A span with a free slot (mcentral.cacheSpan); nullptr where the heap is at its limit.
-  Span* cache_span(Sweeps& sweeper, PageCache& page_cache) {
-    const std::uint64_t pages =
-        kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class_))].span_pages;
-    sweeper.deduct_sweep_credit(pages * kPageBytes, 0);
-    if (!partial_[swept_].empty()) return &pop_to_cache(partial_[swept_]);
+  template <Sweeps Sweeper>
+  Span* cache_span(Sweeper& sweeper, PageCache& page_cache) {
+    sweeper.deduct_sweep_credit(pages_ * kPageBytes, 0);
+    SpanSet& swept = set(swept_, false);
+    if (swept.empty()) [[unlikely]]
+      return sweep_or_allocate(sweeper, page_cache);
+    Span& span = pop(swept);
+    prefetch_to_cache(swept.ahead(0));
+    return &span;
+  }
+
+  // All of it, for a refill that is about to come. Inlined by force: GCC takes a function that only
+  // prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch() const {
+    constexpr std::size_t kLineBytes = 64;
+    for (std::size_t at = 0; at < sizeof(Mcentral); at += kLineBytes)
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(this) + at, 1);
+  }
+
+  std::vector<const Span*> swept(bool full) const { return set(swept_, full).spans(); }
+  void restore_swept(Span& span, bool full) { set(swept_, full).push(span); }
+
+ private:
+  template <Sweeps Sweeper>
+  [[gnu::noinline]] Span* sweep_or_allocate(Sweeper& sweeper, PageCache& page_cache) {
     if (sweeper.sweeping()) {
       // mcentral.go: no more than 100 spans are tried, because a new one costs less than to go on.
       int budget = 100;
       for (; budget >= 0; --budget) {
-        if (unswept(false).empty()) break;
-        Span& span = pop_to_cache(unswept(false));
+        SpanSet& partial = set(1 - swept_, false);
+        if (partial.empty()) break;
+        Span& span = pop_to_sweep(partial);
+        prefetch_to_cache(partial.ahead(0));
         if (sweeper.sweep_for_caller(span)) return &span;
       }
       for (; budget >= 0; --budget) {
@@ -117,43 +163,39 @@ class Mcentral {
         push_swept(*span);
       }
     }
-    return heap_.alloc(pages, span_class_, page_cache, sweeper.sweepgen(), sweeper.sweeping());
+    return heap_.alloc(pages_, span_class_, page_cache, sweeper.sweepgen(), sweeper.sweeping());
   }
 
-  std::span<const SpanSet::Entry> swept(bool full) const { return (full ? full_ : partial_)[swept_].spans(); }
-  void restore_swept(const Span& span, bool full) { (full ? full_ : partial_)[swept_].push(span); }
-
- private:
-  SpanSet& unswept(bool full) { return (full ? full_ : partial_)[1 - swept_]; }
-
   // Spans come back from where they were put long ago: the next ones are fetched ahead.
-  Span& pop(SpanSet& set) {
+  Span& pop(SpanSet& from) {
     ++counters_.pops;
-    Span& span = heap_.spans().at(set.pop());
-    if (const SpanSet::Entry next = set.ahead(kPrefetchSpan); next.span != SpanSet::kNone) {
-      heap_.spans().prefetch(next.span);
-    }
+    Span& span = from.pop();
+    __builtin_prefetch(from.ahead(kPrefetchSpan).span, 1);
+    return span;
+  }
+  Span& pop_to_sweep(SpanSet& from) {
+    Span& span = pop(from);
+    heap_.spans().bits().prefetch_marked(from.ahead(kPrefetchSpan).index);
     return span;
   }
   static constexpr std::size_t kPrefetchSpan = 8;
 
-  // And, where an mcache is what takes them, the very next with its bits: others of the class were fetched
-  // too long ago.
-  Span& pop_to_cache(SpanSet& set) {
-    Span& span = pop(set);
-    if (const SpanSet::Entry next = set.ahead(0); next.span != SpanSet::kNone) {
-      heap_.spans().prefetch(next.span);
-      heap_.spans().prefetch_bits(next.word);
-    }
-    return span;
+  // The very next of the class with its bits, for the mcache that will take it.
+  void prefetch_to_cache(const SpanSet::Entry& next) {
+    __builtin_prefetch(next.span, 1);
+    heap_.spans().bits().prefetch(next.word);
   }
+
+  // Which of two sets it is depends on the span, so that nothing foretells it.
+  SpanSet& set(std::size_t which, bool full) { return sets_[2 * which + full]; }
+  const SpanSet& set(std::size_t which, bool full) const { return sets_[2 * which + full]; }
 
   Mheap& heap_;
   SpanSetCounters& counters_;
   SpanClass span_class_;
+  std::uint64_t pages_;  // Of a span.
   std::size_t swept_ = 0;
-  std::array<SpanSet, 2> partial_;
-  std::array<SpanSet, 2> full_;
+  alignas(64) std::array<SpanSet, 4> sets_;  // By swept_, partial before full.
 };
 
 // One list a span class, all counted together.

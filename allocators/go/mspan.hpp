@@ -110,6 +110,16 @@ struct SlotBits {
   static constexpr std::uint32_t kHoldersOfWord = 8;
   std::vector<std::uint32_t> tiny_chunks;  // Their first words, ascending.
 
+  // What a sweep asks of a span, by its number, and what an mcache reads and settles, by its first word.
+  // Inlined by force: GCC takes a function that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch_marked(std::uint32_t index) const {
+    __builtin_prefetch(marked.data() + index);
+  }
+  [[gnu::always_inline]] void prefetch(std::uint32_t word) const {
+    __builtin_prefetch(alloc.data() + word);
+    __builtin_prefetch(live.data() + word, 1);
+  }
+
   bool is_startup(SlotBit slot) const {
     return slot.word < startup.size() && (startup[slot.word] & slot.mask()) != 0;
   }
@@ -192,19 +202,17 @@ struct ClassOccupancy {
 // cached, are swept and go. Of objects with a span of their own, bytes are counted instead of slots.
 class Occupancy {
  public:
-  // The program takes free slots of cached spans, and its objects die.
-  void note_taken(SpanClass span_class, std::uint64_t units = 1) {
-    changes_[span_class][1] += units;
-    taken_bytes_ += static_cast<std::int64_t>(units) * unit_bytes(span_class);
-  }
+  // Slots of cached spans that the program has taken: their bytes at once, their number when their word is
+  // settled (mcache.hpp).
+  void note_taken_bytes(std::uint64_t bytes) { taken_bytes_ += static_cast<std::int64_t>(bytes); }
+  void note_taken(SpanClass span_class, std::uint64_t units) { changes_[span_class][1] += units; }
+  // Objects that die.
   void note_died(SpanClass span_class, std::uint64_t units = 1) {
     changes_[span_class][0] += units;
     died_bytes_ += static_cast<std::int64_t>(units) * unit_bytes(span_class);
   }
-  // One slot each, whose bytes are told later, for many at once.
-  [[gnu::always_inline]] void count_taken(std::uint64_t span_class) { ++changes_[span_class][1]; }
+  // One slot, whose bytes are told later, for many at once.
   [[gnu::always_inline]] void count_died(std::uint64_t span_class) { ++changes_[span_class][0]; }
-  void note_taken_bytes(std::uint64_t bytes) { taken_bytes_ += static_cast<std::int64_t>(bytes); }
   void note_died_bytes(std::uint64_t bytes) { died_bytes_ += static_cast<std::int64_t>(bytes); }
   // A tiny block all of whose objects are dead takes another.
   void note_revived(SpanClass span_class) { change(span_class, &Units::revived, 1); }
@@ -212,13 +220,15 @@ class Occupancy {
   void add(const Span& span) { count(span, 1); }
   void remove(const Span& span) { count(span, -1); }
   void hold(const Span& span) { change(span.span_class, &Units::cached, free_units(span)); }
-  void let_go(const Span& span) {
-    if (!span.full()) change(span.span_class, &Units::cached, -free_units(span));
-  }
+  void let_go(const Span& span) { change(span.span_class, &Units::cached, -free_units(span)); }
   void note_swept(const Span& span, std::int64_t freed_slots) {
     change(span.span_class, &Units::allocated, -freed_slots * unit(span));
   }
   void note_startup(const Span& span, std::int64_t slots) { change(span.span_class, &Units::startup, slots); }
+  // What these two change, for a span that is about to be cached.
+  [[gnu::always_inline]] void prefetch(std::uint64_t span_class) const {
+    __builtin_prefetch(&classes_[span_class], 1);
+  }
   void note_requested(SpanClass span_class) { ++classes_[span_class].spans_requested; }
   void note_returned(SpanClass span_class) { ++classes_[span_class].spans_returned; }
   void note_large_allocation(SpanClass span_class) {
@@ -242,12 +252,14 @@ class Occupancy {
     return size_class_of(span_class) == 0 ? classes_[span_class].large_objects : live(span_class);
   }
 
-  ClassOccupancy of(SpanClass span_class) const {
+  // With so many slots that are taken and not yet settled.
+  ClassOccupancy of(SpanClass span_class, std::int64_t unsettled) const {
     const Class& use = classes_[span_class];
-    ClassOccupancy bytes = occupancy(use.units, taken(span_class), died(span_class), unit_bytes(span_class));
+    ClassOccupancy bytes =
+        occupancy(use.units, taken(span_class) + unsettled, died(span_class), unit_bytes(span_class));
     bytes.tail_bytes = use.tail_bytes;
     bytes.runtime_bytes += use.startup_tail_bytes;
-    bytes.live_objects = live_objects(span_class);
+    bytes.live_objects = size_class_of(span_class) == 0 ? use.large_objects : live(span_class) + unsettled;
     bytes.spans = use.spans;
     bytes.spans_requested = use.spans_requested;
     bytes.spans_returned = use.spans_returned;
@@ -358,18 +370,6 @@ class SpanTable {
   std::uint32_t size() const { return size_; }
   SlotBits& bits() { return bits_; }
   const SlotBits& bits() const { return bits_; }
-
-  // Touches, for the hardware's sake, what a sweep reads of a span. Inlined by force: GCC takes a function
-  // that only prefetches for one without effect.
-  [[gnu::always_inline]] void prefetch(std::uint32_t index) const {
-    __builtin_prefetch(&at(index), 1);
-    __builtin_prefetch(bits_.marked.data() + index);
-  }
-  // And what an mcache reads besides, and where it settles.
-  [[gnu::always_inline]] void prefetch_bits(std::uint32_t word) const {
-    __builtin_prefetch(bits_.alloc.data() + word);
-    __builtin_prefetch(bits_.live.data() + word, 1);
-  }
 
   Span& make(SpanState state, SpanClass span_class, std::uint32_t nelems, bool startup) {
     std::uint32_t index = size_;

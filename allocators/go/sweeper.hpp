@@ -1,9 +1,9 @@
 // The sweeper: after a cycle, turns the marks of each span into its free slots and frees spans without any.
 //
-// Above page heap, central lists and marker, below go.hpp. The tiers under it call it where they run short,
-// through Reclaims and Sweeps. A stopped or an explicit cycle drains it at once; others leave it to
+// Above page heap, central lists and marker, below go.hpp. The tiers under it call it where they run short:
+// see Reclaims and Sweeps. A stopped or an explicit cycle drains it at once; others leave it to
 // allocation (in proportion to what is allocated, on refills, and by the page reclaimer before the heap
-// grows) and to the background sweeper, for which the collector calls sweep_one().
+// grows) and to the background sweeper, for which the collector calls sweep_next().
 #pragma once
 
 #include <algorithm>
@@ -22,15 +22,15 @@ struct SweepCounters {
   std::int64_t reclaimed_pages = 0;
 };
 
-class Sweeper final : public Reclaims, public Sweeps {
+class Sweeper final : public Reclaims {
  public:
   Sweeper(Mheap& heap, Mcentrals& centrals, Pacer& pacer) : heap_(heap), centrals_(centrals), pacer_(pacer) {}
   Sweeper(const Sweeper&) = delete;
   Sweeper& operator=(const Sweeper&) = delete;
 
   const SweepCounters& counters() const { return counters_; }
-  bool sweeping() const override { return !drained_; }
-  std::uint32_t sweepgen() const override { return sweepgen_; }
+  bool sweeping() const { return !drained_; }
+  std::uint32_t sweepgen() const { return sweepgen_; }
   std::uint64_t pages_swept() const { return pages_swept_; }
   void restore(std::uint64_t pages_swept) { pages_swept_ = pages_swept; }
 
@@ -64,74 +64,50 @@ class Sweeper final : public Reclaims, public Sweeps {
     swept_basis_ = pages_swept_;
   }
 
-  void finish() {
-    while (sweep_one()) {
-    }
-  }
+  void finish() { sweep_next(std::numeric_limits<std::int64_t>::max()); }
 
-  // Sweeps the next span of the central lists, full before partial in each class (mgcsweep.go: sweepone).
-  bool sweep_one() {
-    if (drained_) return false;
-    while (central_index_ < 2 * kSpanClasses) {
-      Span* span =
-          centrals_.of(static_cast<SpanClass>(central_index_ / 2)).pop_unswept(central_index_ % 2 == 0);
-      if (span == nullptr) {
-        ++central_index_;
-        continue;
+  // Sweeps the next spans of the central lists, full before partial in each class (mgcsweep.go: sweepone for
+  // each). Returns how many there were, which may be fewer.
+  std::int64_t sweep_next(std::int64_t spans) {
+    if (drained_) return 0;
+    std::int64_t swept = 0;
+    for (; central_index_ < 2 * kSpanClasses; ++central_index_) {
+      Mcentral& central = centrals_.of(static_cast<SpanClass>(central_index_ / 2));
+      while (swept < spans) {
+        Span* const span = central.pop_unswept(central_index_ % 2 == 0);
+        if (span == nullptr) break;
+        if (!unswept(*span)) continue;
+        const std::uint64_t pages = span->pages;
+        if (sweep(*span, central)) reclaim_credit_ += pages;
+        ++swept;
       }
-      if (!unswept(*span)) continue;
-      const std::uint64_t pages = span->pages;
-      if (sweep(*span, false)) reclaim_credit_ += pages;
-      return true;
+      if (swept == spans) return swept;
     }
     drained_ = true;
-    return false;
+    return swept;
   }
 
-  // Sweeps one span (sweepLocked.sweep). Preserved: it stays with the caller, whatever is left in it.
-  // Otherwise it goes to the page heap if it is empty, and to its central list if not. Returns whether the
-  // page heap has it.
-  bool sweep(Span& span, bool preserve) {
-    ++counters_.spans;
-    pages_swept_ += span.pages;
-    const std::uint32_t marked = heap_.spans().bits().mark_count(span);
-    const std::uint32_t freed = span.alloc_count - marked;
-    pacer_.total_free += freed * span.element_bytes;
-    heap_.occupancy().note_swept(span, freed);
-    span.alloc_count = static_cast<std::uint16_t>(marked);
-    span.freeindex = 0;
-    span.sweepgen = sweepgen_;
-    if (preserve) return false;
-    if (span.alloc_count == 0) {
-      heap_.free_span(span);
-      ++counters_.freed_spans;
-      return true;
-    }
-    // A span of one large object is full from its first sweep on.
-    centrals_.of(span.span_class).push_swept(span);
-    return false;
-  }
+  // Sweeps one span (sweepLocked.sweep). It goes to the page heap if it is empty, and to its central list if
+  // not. Returns whether the page heap has it.
+  bool sweep(Span& span) { return sweep(span, centrals_.of(span.span_class)); }
 
-  bool sweep_for_caller(Span& span) override {
+  // It stays with the caller, whatever is left in it. False where it was swept meanwhile.
+  bool sweep_for_caller(Span& span) {
     if (!unswept(span)) return false;
-    sweep(span, true);
+    free_unmarked(span);
     return true;
   }
 
   // mgcsweep.go: deductSweepCredit.
-  void deduct_sweep_credit(std::uint64_t span_bytes, std::uint64_t caller_pages) override {
+  void deduct_sweep_credit(std::uint64_t span_bytes, std::uint64_t caller_pages) {
     if (sweep_pages_per_byte_ == 0) return;
     std::uint64_t bytes = span_bytes;
     if (live_basis_ < pacer_.heap_live) bytes += pacer_.heap_live - live_basis_;
     const std::int64_t target =
         static_cast<std::int64_t>(sweep_pages_per_byte_ * static_cast<double>(bytes)) -
         static_cast<std::int64_t>(caller_pages);
-    while (target > static_cast<std::int64_t>(pages_swept_ - swept_basis_)) {
-      if (!sweep_one()) {
-        sweep_pages_per_byte_ = 0;
-        break;
-      }
-    }
+    if (owes(target)) [[unlikely]]
+      sweep_for_credit(target);
   }
 
   // mheap.reclaim: frees so many pages, by credit of spans that were freed anyway, or by a look at 512 pages
@@ -155,6 +131,42 @@ class Sweeper final : public Reclaims, public Sweeps {
   }
 
  private:
+  bool owes(std::int64_t target) const {
+    return target > static_cast<std::int64_t>(pages_swept_ - swept_basis_);
+  }
+  [[gnu::noinline]] void sweep_for_credit(std::int64_t target) {
+    while (owes(target)) {
+      if (sweep_next(1) == 0) {
+        sweep_pages_per_byte_ = 0;
+        break;
+      }
+    }
+  }
+
+  bool sweep(Span& span, Mcentral& central) {
+    free_unmarked(span);
+    if (span.alloc_count == 0) {
+      heap_.free_span(span);
+      ++counters_.freed_spans;
+      return true;
+    }
+    // A span of one large object is full from its first sweep on.
+    central.push_swept(span);
+    return false;
+  }
+
+  void free_unmarked(Span& span) {
+    ++counters_.spans;
+    pages_swept_ += span.pages;
+    const std::uint32_t marked = heap_.spans().bits().mark_count(span);
+    const std::uint32_t freed = span.alloc_count - marked;
+    pacer_.total_free += freed * span.element_bytes;
+    heap_.occupancy().note_swept(span, freed);
+    span.alloc_count = static_cast<std::uint16_t>(marked);
+    span.freeindex = 0;
+    span.sweepgen = sweepgen_;
+  }
+
   bool unswept(const Span& span) const {
     return span.state == SpanState::kInUse && span.sweepgen + 2 == sweepgen_;
   }
@@ -168,7 +180,7 @@ class Sweeper final : public Reclaims, public Sweeps {
       Span* span = heap_.span_starting_at(i - before);
       if (span == nullptr || page_marked(*span) || !unswept(*span)) continue;
       const std::uint64_t pages = span->pages;
-      if (sweep(*span, false)) freed += pages;
+      if (sweep(*span)) freed += pages;
     }
     counters_.reclaimed_pages += static_cast<std::int64_t>(freed);
     return freed;

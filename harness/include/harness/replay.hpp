@@ -193,6 +193,7 @@ class Replay {
   static constexpr std::size_t kPrefetchTarget = 32;
   static constexpr std::size_t kFetched = 8;
   // The same in births or in deaths, of which there is one in two events or so.
+  static constexpr std::size_t kColumnsFetched = 16;
   static constexpr std::size_t kPrefetchBlockApart = 64;
   static constexpr std::size_t kPrefetchTargetApart = 24;
   // Of today's servers, the smaller ones.
@@ -385,7 +386,15 @@ class Replay {
     if constexpr (KeepsTime<A>) {
       if (events.time_ns.empty()) return;
       if constexpr (HasTicker<A>) allocator_.set_last_tick(ticks_.at(i - outlook_.begin));
-      if (events.time_ns[i] >= deadline_ns_) allocator_.advance(events.time_ns[i]);
+      if (events.time_ns[i] >= deadline_ns_) [[unlikely]]
+        advance(events, i);
+    }
+  }
+  [[gnu::noinline]] void advance(const Events& events, std::size_t i) {
+    allocator_.advance(events.time_ns[i]);
+    if constexpr (HasTicker<A>) {
+      // It may have set its clock.
+      if (allocator_.ticker().last_ns != ticks_.at(i - outlook_.begin)) list_ticks(events, i + 1);
     }
   }
 
@@ -509,7 +518,7 @@ class Replay {
     std::uint64_t* const requested = requested_by_class_.data();
     for (std::size_t birth = progress_.births; birth < births_end; ++birth) {
       const std::size_t i = places[birth];
-      if (birth % kFetched == 0) prefetch_columns<3 * kFetched>(columns, i);
+      if (birth % kColumnsFetched == 0) prefetch_columns<3 * kColumnsFetched>(columns, i);
       if constexpr (kFar) __builtin_prefetch(&blocks[columns.slot[places[birth + kPrefetchBlockApart]]], 1);
       Block& block = blocks[columns.slot[i]];
       // Two branches, since what is rare for two reasons is foretold better for each.
@@ -551,7 +560,8 @@ class Replay {
       } else {
         fall_short(events.slot[i], events.size[i]);
       }
-      place(block, events_);
+      if (placing_) [[unlikely]]
+        place(block, events_);
       note_step(events, i);
     }
     progress_.accounted = i + 1;
@@ -644,8 +654,9 @@ class Replay {
 
   // After an event that may have changed pages and deadlines.
   void note_step(const Events& events, std::size_t i) {
+    if (memory_changed() || events_ == 0) [[unlikely]]
+      note_memory_of_step(events, i);
     if constexpr (DefersDeaths<A>) {
-      if (allocator_.committed_bytes() > totals_.peak_committed) carry_out_deaths(events, i);
       // Whatever it was, it is listed as one of the two.
       if (BirthsAndDeaths::is_among_deaths(events.op[i])) {
         ++progress_.deaths;
@@ -654,13 +665,10 @@ class Replay {
         ++progress_.births;
       }
     }
-    note_event(events.requested[i] - failed_bytes_);
+    note_requested(events.requested[i] - failed_bytes_);
+    may_exchange_ = shortfalls_.empty();
+    ++events_;
     if constexpr (KeepsTime<A>) deadline_ns_ = allocator_.next_deadline_ns();
-    if constexpr (HasTicker<A>) {
-      // The allocator may have set its clock.
-      if (!events.time_ns.empty() && allocator_.ticker().last_ns != ticks_.at(i - outlook_.begin))
-        list_ticks(events, i + 1);
-    }
   }
 
   static Request request_of(const Events& events, std::size_t i) {
@@ -775,19 +783,16 @@ class Replay {
 
   // Most events leave the heap's pages as they are: sums and maxima are brought up to date where one does
   // not.
-  void note_event(std::uint64_t requested) {
-    if (memory_changed()) note_memory();
+  [[gnu::noinline]] void note_memory_of_step(const Events& events, std::size_t i) {
+    note_memory();
     if (events_ == 0) totals_.committed_at_peak_requested = committed_now_;
-    note_requested(requested);
-    if (committed_now_ > totals_.peak_committed || events_ == 0) {
-      totals_.peak_committed = committed_now_;
-      totals_.requested_at_peak_committed = requested;
-      totals_.peak_committed_event = events_;
-      totals_.peak_footprint = allocator_.footprint();
-      if constexpr (Gauges<A>) peak_gauges_ = allocator_.gauges();
-    }
-    may_exchange_ = shortfalls_.empty();
-    ++events_;
+    if (committed_now_ <= totals_.peak_committed && events_ > 0) return;
+    if constexpr (DefersDeaths<A>) carry_out_deaths(events, i);
+    totals_.peak_committed = committed_now_;
+    totals_.requested_at_peak_committed = events.requested[i] - failed_bytes_;
+    totals_.peak_committed_event = events_;
+    totals_.peak_footprint = allocator_.footprint();
+    if constexpr (Gauges<A>) peak_gauges_ = allocator_.gauges();
   }
 
   void note_requested(std::uint64_t requested) {
