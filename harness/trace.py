@@ -37,7 +37,7 @@ COLUMNS = REQUIRED | OPTIONAL
 
 # Rows of a batch. Several batches are under way at a time, at seventy bytes a row; a batch's own overhead is
 # lost in twice as few.
-BATCH_EVENTS = 32_768
+BATCH_EVENTS = 65_536
 _ROW_GROUP_EVENTS = 1 << 20
 # Columns are read through buffers of this size; pre-buffering would keep every row group that was read.
 _READ_BYTES = 1 << 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from pathlib import Path
 
@@ -180,11 +181,32 @@ class PlainChecker:
     batch_events=st.sampled_from([1, 5, 10_000]),
 )
 def test_rows_come_out_as_the_plainest_checker_gives_them(tmp_path_factory, draws, ids, batch_events):
-    # Ids of both tables, threads that share a place among the known ones, and every kind of row.
-    thread_ids = (0, 1, 1024, 1025, 2**32 - 1)
+    # Threads that share a place among the known ones.
+    threads = (0, 1, 1024, 1025, 2**32 - 1)
+    draws = [(choice, which, threads[size % len(threads)], size) for choice, which, size in draws]
+    check_as_the_plainest(tmp_path_factory.mktemp("plain") / "t.parquet", draws, ids, batch_events)
+
+
+@pytest.mark.parametrize("batch_events", [997, 65_536])
+@pytest.mark.parametrize("threads", [1, 7])
+@pytest.mark.parametrize("odd", [0, 0.01, 0.3])
+def test_thousands_of_rows_come_out_as_the_plainest_checker_gives_them(tmp_path, odd, threads, batch_events):
+    random = np.random.default_rng(threads)
+    count = 12_000
+    choices = np.where(random.random(count) < odd, random.integers(8, 10, count), 0)
+    ids = [*random.choice(65_536, 90, replace=False).tolist(), *range(10**12, 10**12 + 10)]
+    # Runs of one thread's rows, among others that change.
+    thread = np.repeat(random.integers(0, threads, count // 100), 100) * (random.random(count) < 0.999)
+    which, sizes = random.integers(0, len(ids) - 10 * (odd == 0), count), random.integers(0, 2**20, count)
+    draws = list(zip(choices.tolist(), which.tolist(), thread.tolist(), sizes.tolist(), strict=True))
+    check_as_the_plainest(tmp_path / "t.parquet", draws, ids, batch_events)
+
+
+def check_as_the_plainest(path, draws, ids, batch_events):
+    """Check rows of every kind, as (choice, number of the id, thread, size) draw them, both ways."""
     plain, live, rows, optional, expected = PlainChecker(), set(), [], [], []
-    for choice, which, size in draws:
-        object_id, thread = ids[which % len(ids)], thread_ids[size % len(thread_ids)]
+    for choice, which, thread, size in draws:
+        object_id = ids[which % len(ids)]
         if choice == 9:
             row = (THREAD_END if size % 2 else GC, thread, 0, 0)
         elif object_id in live:
@@ -197,7 +219,7 @@ def test_rows_come_out_as_the_plainest_checker_gives_them(tmp_path_factory, draw
         expected.append(plain.check(*row, *optional[-1]))
     alignment, noscan = zip(*optional, strict=True) if optional else ((), ())
     path = write_trace(
-        tmp_path_factory.mktemp("plain") / "t.parquet",
+        path,
         rows,
         alignment=alignment,
         noscan=[bool(flag) for flag in noscan],
@@ -265,6 +287,7 @@ def test_a_fraction_of_the_objects_is_noscan_and_always_the_same(tmp_path, fract
 
 BAD_ROWS = {
     "unknown op": ([(9, 0, 0, 8)], {}, "row 0, column op: found 9, expected 1 alloc"),
+    "no op": ([(0, 0, 0, 8)], {}, "row 0, column op: found 0, expected 1 alloc"),
     "double free": (
         [(ALLOC, 0, 4, 8), (FREE, 0, 4, 0), (FREE, 0, 4, 0)],
         {},
@@ -308,6 +331,22 @@ def test_a_row_that_no_program_could_produce_is_named(tmp_path, rows, optional, 
     with pytest.raises(TraceError) as caught:
         checked(path, batch_events=batch_events)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(("rows", "optional", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_row_is_named_behind_thousands_of_good_ones(tmp_path, rows, optional, message):
+    good = [(ALLOC, 0, 1000, 8), (FREE, 0, 1000, 0)] * 3000
+    row = int(re.match(r"row (\d+)", message)[1])
+    columns = {name: [0] * len(good) + values for name, values in optional.items()}
+    path = write_trace(
+        tmp_path / "bad.parquet",
+        good + rows + good,
+        **{name: values + values[-1:] * len(good) for name, values in columns.items()},
+    )
+    with pytest.raises(TraceError) as caught:
+        checked(path)
+    expected = re.sub(r"row \d+", f"row {row + len(good)}", message)
+    assert str(caught.value).startswith(f"{path}: {expected}")
 
 
 def bad_file(tmp_path, kind):

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "harness/cloned.hpp"
 #include "harness/id_table.hpp"
 #include "harness/replay.hpp"
 
@@ -177,11 +178,15 @@ class Checker {
   static constexpr std::uint32_t kAllocates =
       1u << static_cast<int>(Op::kAlloc) | 1u << static_cast<int>(Op::kCalloc);
   static constexpr std::uint32_t kFrees = 1u << static_cast<int>(Op::kFree);
+  static bool is_plain(std::uint8_t op) { return op < kOpsEnd && ((kAllocates | kFrees) >> op & 1) != 0; }
   static constexpr std::uint8_t kOpsEnd = 8;  // Above all numbers that have no bits but those of ops.
   static std::uint64_t free_bit(std::uint8_t plain_op) { return plain_op >> 2; }
 
   // Rows that are looked over together: they stay in a second-level cache.
   static constexpr std::size_t kBlockRows = 4096;
+  // Rows that are renamed together, in the first-level cache. Those behind one that is not plain are looked
+  // at twice, so there must not be many.
+  static constexpr std::size_t kRowsTogether = 64;
   // Threads that are found without a search.
   static constexpr std::uint32_t kKnownThreads = 1024;
   // One more than rest at least, a power of two.
@@ -189,12 +194,22 @@ class Checker {
   // From a row to the one whose object is fetched from memory.
   static constexpr std::size_t kPrefetchRows = 80;
 
+  // What is known of rows that are renamed together.
+  struct Together {
+    std::array<std::uint64_t, kRowsTogether> asked{};      // By an allocation; then, by the row's object.
+    std::array<std::uint64_t, kRowsTogether> who{};        // The thread's ordinal; then, what differs.
+    std::array<std::uint64_t, kRowsTogether> free_mask{};  // All ones where the row is a free.
+  };
+
   void check_block(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) {
     choose_alignment(raw, out, begin, end);
     choose_noscan(raw, out, begin, end);
     const bool is_regular = is_regular_block(raw, begin, end);
     for (std::size_t i = begin; i < end;) {
-      if (is_regular) i = plain_rows(raw, out, i, end);
+      if (is_regular) {
+        if (free_count_ < end - i) add_slots();
+        i = plain_rows(raw, out, i, end);
+      }
       // Where ids are too large for the table's array, plain rows are not tried for anew at each of them.
       for (bool is_other = i < end; is_other;) {
         if (i + kPrefetchRows < raw.object.size()) objects_.prefetch(raw.object[i + kPrefetchRows]);
@@ -205,7 +220,8 @@ class Checker {
   }
 
   // Whether no row has a fault that can be seen without knowing the objects and threads.
-  bool is_regular_block(const RawEvents& raw, std::size_t begin, std::size_t end) const {
+  [[gnu::noinline, HARNESS_CLONED]] bool is_regular_block(const RawEvents& raw, std::size_t begin,
+                                                          std::size_t end) const {
     std::uint8_t ops = 0;
     std::uint64_t sizes = 0;
     std::uint64_t sizes_sum = 0;
@@ -222,7 +238,8 @@ class Checker {
            totals_.requested + sizes_sum < kAddressSpaceBytes && !goes_back(raw.time_ns, begin, end);
   }
 
-  bool goes_back(std::span<const std::int64_t> times, std::size_t begin, std::size_t end) const {
+  [[gnu::always_inline]] bool goes_back(std::span<const std::int64_t> times, std::size_t begin,
+                                        std::size_t end) const {
     if (times.empty()) return false;
     // The sign of a difference says which is earlier, but where it overflows: then the times' own signs
     // differ.
@@ -254,7 +271,8 @@ class Checker {
     }
   }
 
-  void choose_noscan(const RawEvents& raw, CheckedEvents& out, std::size_t begin, std::size_t end) const {
+  [[gnu::noinline, HARNESS_CLONED]] void choose_noscan(const RawEvents& raw, CheckedEvents& out,
+                                                       std::size_t begin, std::size_t end) const {
     std::uint8_t* const noscan = out.noscan.data();
     if (!override_noscan_ && !raw.noscan.empty()) {
       const std::uint8_t* const known = raw.noscan.data();
@@ -275,116 +293,170 @@ class Checker {
 
   // Takes rows of a regular block from `first` on for as long as each is an allocation of a dead object or a
   // free of a live one, by a thread known already, its id within the table's array; returns where that ends.
-  // Which of the two a row is nobody can foretell, so that nothing in the loop jumps by it: masks choose.
-  // All else, and every fault, is for row().
-  std::size_t plain_rows(const RawEvents& raw, CheckedEvents& out, std::size_t first, std::size_t end) {
-    if (free_count_ < end - first) add_slots();
+  // All else, and every fault, is for row(). There must be a free slot for each.
+  [[gnu::noinline, HARNESS_CLONED]] std::size_t plain_rows(const RawEvents& raw, CheckedEvents& out,
+                                                           std::size_t first, std::size_t end) {
+    const std::uint64_t frees = totals_.frees;
+    std::size_t i = first;
+    for (bool goes_on = true; goes_on && i < end;) {
+      const std::size_t together = std::min(kRowsTogether, end - i);
+      const std::size_t known = look_over(raw, out, i, together);
+      // The last rows of a batch have no others ahead.
+      const bool steady = totals_.frees >= slot_rest_ && i + together + kPrefetchRows <= raw.op.size();
+      const std::size_t renamed =
+          steady ? rename<true>(raw, out, i, known) : rename<false>(raw, out, i, known);
+      enter(out, i, renamed);
+      goes_on = renamed == together;
+      i += renamed;
+    }
+    const std::uint64_t freed = totals_.frees - frees;
+    objects_.adjust_size(i - first - freed, freed);
+    totals_.allocations += i - first - freed;
+    if (i > first && !raw.time_ns.empty()) last_time_ns_ = raw.time_ns[i - 1];
+    return i;
+  }
+
+  // Enters in together_ what rows say by themselves, and their threads in `out`. Returns how many there are
+  // before the first that is none of the plain ones, or whose thread is not known.
+  [[gnu::always_inline]] std::size_t look_over(const RawEvents& raw, CheckedEvents& out, std::size_t first,
+                                               std::size_t count) {
+    const std::uint8_t* const ops = raw.op.data() + first;
+    const std::uint32_t* const ids = raw.thread.data() + first;
+    const std::uint64_t* const sizes = raw.size.data() + first;
+    const std::uint8_t* const noscans = out.noscan.data() + first;
+    std::uint16_t* const threads = out.thread.data() + first;
+    std::uint8_t others = 0;
+    // No bits but one: each is 1, 2 or 4, since none is above 7.
+    for (std::size_t j = 0; j < count; ++j)
+      others |= static_cast<std::uint8_t>((ops[j] & (ops[j] - 1)) | (ops[j] == 0));
+    if (others != 0) count = static_cast<std::size_t>(std::find_if_not(ops, ops + count, is_plain) - ops);
+    std::uint32_t differences = 0;
+    for (std::size_t j = 0; j < count; ++j) differences |= ids[j] ^ ids[0];
+    if (differences == 0) {
+      const KnownThread thread = known_threads_[ids[0] % kKnownThreads];
+      if (thread.id != ids[0]) return 0;
+      std::fill_n(threads, count, thread.number);
+      std::fill_n(together_.who.begin(), count, thread.shifted_ordinal);
+    } else {
+      for (std::size_t j = 0; j < count; ++j) {
+        const KnownThread& thread = known_threads_[ids[j] % kKnownThreads];
+        if (thread.id != ids[j]) count = j;
+        threads[j] = thread.number;
+        together_.who[j] = thread.shifted_ordinal;
+      }
+    }
+    for (std::size_t j = 0; j < count; ++j) {
+      together_.asked[j] = sizes[j] << 17 | std::uint64_t{noscans[j]} << 16 | threads[j];
+      together_.free_mask[j] = 0 - free_bit(ops[j]);
+    }
+    return count;
+  }
+
+  // Gives and takes the slots of rows, and leaves in together_ what each object had asked and how its owner
+  // differs from the row's thread. Which of the two a row does nobody can foretell, so that nothing in the
+  // loop jumps by it: masks choose. Of all loops it is the one that must go row by row, and only what must
+  // is in it.
+  // Steady: so many slots were freed that one has rested whenever another is freed; rows ahead are fetched.
+  template <bool kSteady>
+  [[gnu::always_inline]] std::size_t rename(const RawEvents& raw, CheckedEvents& out, std::size_t first,
+                                            std::size_t count) {
     // Pointers and sums are locals: a store to a column might, for all that the compiler knows, change a
     // member.
     Object* const objects = objects_.direct().data();
     const std::size_t ids_end = objects_.direct().size();
     std::uint32_t* const free_slots = free_slots_.data();
-    std::uint32_t* const resting_slots = resting_slots_.data();
-    const KnownThread* const known_threads = known_threads_.data();
-    const std::uint8_t* const ops = raw.op.data();
-    const std::uint32_t* const thread_ids = raw.thread.data();
-    const std::uint64_t* const ids = raw.object.data();
-    const std::uint64_t* const raw_sizes = raw.size.data();
-    std::uint16_t* const threads = out.thread.data();
-    std::uint32_t* const slots = out.slot.data();
-    std::uint64_t* const sizes = out.size.data();
-    std::uint8_t* const noscans = out.noscan.data();
-    std::uint16_t* const owners = out.owner.data();
-
+    const std::uint64_t* const ids = raw.object.data() + first;
+    std::uint32_t* const slots = out.slot.data() + first;
     std::size_t free_count = free_count_;
-    const std::size_t slot_rest = slot_rest_;
     std::uint64_t freed = totals_.frees;
-    std::uint64_t live = totals_.live_objects;
-    std::uint64_t most_live = live;
-    std::uint64_t local_frees = 0;
-    // The last rows of a batch fetch what they need at once, which changes nothing.
-    const std::uint64_t* const ids_ahead = ids + (end + kPrefetchRows <= raw.op.size() ? kPrefetchRows : 0);
-    const auto objects_address = reinterpret_cast<std::uintptr_t>(objects);
-    std::size_t i = first;
-    for (; i < end; ++i) {
+    std::size_t j = 0;
+    for (; j < count; ++j) {
       // An address, since it need not be one of an object: fetching has no effect that could be wrong.
-      __builtin_prefetch(reinterpret_cast<const void*>(objects_address + ids_ahead[i] * sizeof(Object)), 1);
-      const std::uint64_t id = ids[i];
+      if (kSteady)
+        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(objects) +
+                                                         ids[j + kPrefetchRows] * sizeof(Object)),
+                           1);
+      const std::uint64_t id = ids[j];
       if (id >= ids_end) break;
-      const KnownThread& known = known_threads[thread_ids[i] % kKnownThreads];
-      if (known.id != thread_ids[i]) break;
       Object& object = objects[id];
-      const Object was = object;
-      const std::uint32_t possible_ops = was.is_live() ? kFrees : kAllocates;
-      if ((possible_ops >> ops[i] & 1) == 0) break;
-      const std::uint64_t is_free = free_bit(ops[i]);
-      const std::uint64_t free_mask = 0 - is_free;
+      const std::uint64_t was_asked = object.asked;
+      const std::uint64_t was_who = object.who;
+      const std::uint64_t free_mask = together_.free_mask[j];
+      const std::uint64_t is_free = 0 - free_mask;
+      if (std::uint64_t{was_who != Object::kNone} != is_free) break;
 
       // The stack of free slots: an allocation takes its top, a free lays the slot on it that has rested.
       // What either writes where the other would have is of no account.
-      free_count += is_free - 1;
-      const std::uint64_t slot = (was.who & free_mask & 0xFFFFFFFF) | (free_slots[free_count] & ~free_mask);
-      resting_slots[freed % kRestingSlots] = static_cast<std::uint32_t>(slot);
-      free_slots[free_count] = resting_slots[(freed - slot_rest) % kRestingSlots];
-      free_count += is_free & static_cast<std::uint64_t>(freed >= slot_rest);
+      free_count += ~free_mask;
+      const std::uint64_t top = free_slots[free_count];
+      const auto slot = static_cast<std::uint32_t>(top ^ ((top ^ was_who) & free_mask));
+      resting_slots_[freed % kRestingSlots] = slot;
+      free_slots[free_count] = resting_slots_[rested_before(freed)];
+      free_count += kSteady ? is_free : is_free & static_cast<std::uint64_t>(freed >= slot_rest_);
       freed += is_free;
-      live += 1 - 2 * is_free;
-      most_live = std::max(most_live, live);
 
-      const std::uint64_t asks = raw_sizes[i] << 17 | std::uint64_t{noscans[i]} << 16 | known.number;
-      const std::uint64_t asked = ((was.asked ^ asks) & free_mask) ^ asks;
-      const std::uint64_t who = known.shifted_ordinal | slot;
-      local_frees += was.who == who;
+      const std::uint64_t asked = together_.asked[j] ^ ((together_.asked[j] ^ was_asked) & free_mask);
+      const std::uint64_t who = together_.who[j] | slot;
+      together_.asked[j] = asked;
+      together_.who[j] = who ^ was_who;
       object.asked = asked;
       object.who = who | free_mask;
-      threads[i] = known.number;
-      slots[i] = static_cast<std::uint32_t>(slot);
-      sizes[i] = asked >> 17;
-      noscans[i] = asked >> 16 & 1;
-      owners[i] = static_cast<std::uint16_t>(asked);
+      slots[j] = slot;
     }
-
-    const std::uint64_t frees = freed - totals_.frees;
-    objects_.adjust_size(i - first - frees, frees);
     totals_.frees = freed;
-    totals_.remote_frees += frees - local_frees;
-    totals_.allocations += i - first - frees;
-    totals_.peak_live_objects = std::max(totals_.peak_live_objects, most_live);
-    totals_.live_objects = live;
     free_count_ = free_count;
-    if (i > first && !raw.time_ns.empty()) last_time_ns_ = raw.time_ns[i - 1];
-    sum_up(out, first, i);
-    return i;
+    return j;
   }
 
-  // Enters plain rows into what is requested.
-  void sum_up(CheckedEvents& out, std::size_t first, std::size_t end) {
-    const std::uint8_t* const ops = out.op.data();
-    const std::uint64_t* const sizes = out.size.data();
-    std::uint64_t* const requested_after = out.requested.data();
-    std::uint64_t requested = totals_.requested;
-    std::uint64_t requested_sum = 0;  // Of at most kBlockRows numbers below 2^47.
+  // Enters what was renamed, and sums.
+  [[gnu::always_inline]] void enter(CheckedEvents& out, std::size_t first, std::size_t count) {
+    std::uint64_t* const sizes = out.size.data() + first;
+    std::uint8_t* const noscans = out.noscan.data() + first;
+    std::uint16_t* const owners = out.owner.data() + first;
+    std::uint64_t* const requested_after = out.requested.data() + first;
+    std::uint64_t remote_frees = 0;
+    std::uint64_t frees = 0;
     std::uint64_t sizes_sum = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::uint64_t asked = together_.asked[j];
+      const std::uint64_t free_mask = together_.free_mask[j];
+      sizes[j] = asked >> 17;
+      sizes_sum += asked >> 17;
+      requested_after[j] = (asked >> 17 ^ free_mask) - free_mask;
+      frees -= free_mask;
+      remote_frees += std::uint64_t{together_.who[j] != 0} & free_mask;
+    }
+    for (std::size_t j = 0; j < count; ++j) noscans[j] = together_.asked[j] >> 16 & 1;
+    for (std::size_t j = 0; j < count; ++j) owners[j] = static_cast<std::uint16_t>(together_.asked[j]);
+    std::uint64_t requested = totals_.requested;
+    std::uint64_t requested_sum = 0;  // Of at most kRowsTogether numbers below 2^47.
     std::uint64_t peak = totals_.peak_requested;
-    std::size_t peak_row = end;
-    for (std::size_t i = first; i < end; ++i) {
-      const std::uint64_t is_free = free_bit(ops[i]);
-      requested += (sizes[i] ^ (0 - is_free)) + is_free;
-      requested_after[i] = requested;
+    for (std::size_t j = 0; j < count; ++j) {
+      requested += requested_after[j];
+      requested_after[j] = requested;
       requested_sum += requested;
-      sizes_sum += sizes[i];
-      if (requested > peak) {
-        peak = requested;
-        peak_row = i;
+      peak = std::max(peak, requested);
+    }
+    if (peak > totals_.peak_requested) {
+      totals_.peak_requested_event =
+          totals_.events + static_cast<std::uint64_t>(
+                               std::find(requested_after, requested_after + count, peak) - requested_after);
+      totals_.peak_requested = peak;
+    }
+    if (totals_.live_objects + count - frees > totals_.peak_live_objects) {
+      std::uint64_t live = totals_.live_objects;
+      for (std::size_t j = 0; j < count; ++j) {
+        live += 1 + 2 * together_.free_mask[j];
+        totals_.peak_live_objects = std::max(totals_.peak_live_objects, live);
       }
     }
-    if (peak_row < end) totals_.peak_requested_event = totals_.events + (peak_row - first);
-    totals_.peak_requested = peak;
+    totals_.live_objects += count - 2 * frees;
+    totals_.remote_frees += remote_frees;
     totals_.requested_sum += requested_sum;
     // Allocations are what was added and frees what was taken away, and both are in the sum.
     totals_.allocated_bytes += (sizes_sum + requested - totals_.requested) / 2;
     totals_.requested = requested;
-    totals_.events += end - first;
+    totals_.events += count;
   }
 
   // Any row, its columns checked in the order in which a fault in them is named.
@@ -465,8 +537,11 @@ class Checker {
   void put_slot(std::uint32_t slot) {
     resting_slots_[totals_.frees % kRestingSlots] = slot;
     if (totals_.frees >= slot_rest_)
-      free_slots_[free_count_++] = resting_slots_[(totals_.frees - slot_rest_) % kRestingSlots];
+      free_slots_[free_count_++] = resting_slots_[rested_before(totals_.frees)];
   }
+  // Where the slot stands that was freed slot_rest_ frees before. This is half of what there is room for or
+  // nothing, so that it is one bit of the difference.
+  std::size_t rested_before(std::uint64_t frees) const { return (frees ^ slot_rest_) % kRestingSlots; }
 
   // Doubles the slots: new ones are laid at the bottom of the stack, the smallest on top.
   void add_slots() {
@@ -594,6 +669,7 @@ class Checker {
   std::vector<std::uint16_t> free_threads_;
   std::int64_t last_time_ns_ = std::numeric_limits<std::int64_t>::min();
   TraceTotals totals_;
+  Together together_;
   BatchPool batches_;
 };
 
