@@ -186,7 +186,7 @@ class Checker {
   static constexpr std::size_t kBlockRows = 4096;
   // Rows that are renamed together, in the first-level cache. Those behind one that is not plain are looked
   // at twice, so there must not be many.
-  static constexpr std::size_t kRowsTogether = 64;
+  static constexpr std::size_t kRowsTogether = 32;
   // Threads that are found without a search.
   static constexpr std::uint32_t kKnownThreads = 1024;
   // One more than rest at least, a power of two.
