@@ -54,6 +54,14 @@ struct Options {
 };
 
 class Tcmalloc {
+  // What the trace has done to objects of one class.
+  struct ObjectCounts {
+    std::array<std::uint64_t, 2> count{};  // Deaths and allocations.
+    std::uint64_t kept = 0;                // Reallocated in place.
+    std::uint64_t allocated() const { return count[1]; }
+    std::int64_t live() const { return static_cast<std::int64_t>(count[1] - count[0]); }
+  };
+
  public:
   using Block = tcmalloc::Block;
 
@@ -92,20 +100,38 @@ class Tcmalloc {
 
   static constexpr std::uint32_t kExchangedAlignment = 8;  // What malloc gives at least.
   // malloc or free of a small object, where the thread's cache need not ask another tier.
-  [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
-                                                const harness::Request& request) {
-    if (request.size > kMaxSizeBytes || request.thread >= exchanging_threads_) [[unlikely]]
-      return harness::kNotExchanged;
-    ThreadCache* const cache = caches_[request.thread].get();
-    if (cache == nullptr) [[unlikely]]
-      return harness::kNotExchanged;
-    const std::uint64_t size_class =
-        allocates.of(std::uint64_t{tiers_->size_map.class_of(request.size)}, std::uint64_t{block.size_class});
-    if (!cache->exchange(allocates, size_class, block)) [[unlikely]]
-      return harness::kNotExchanged;
-    ++objects_[size_class].count[allocates.if_first(1)];
-    return static_cast<std::uint32_t>(size_class);
-  }
+  class Exchanger {
+   public:
+    explicit Exchanger(Tcmalloc& of)
+        : size_map_(of.tiers_->size_map),
+          caches_(of.caches_.data()),
+          threads_(of.exchanging_threads_),
+          objects_(of.objects_.data()) {}
+
+    [[gnu::always_inline]] void follow(std::uint16_t thread) {
+      cache_ = thread < threads_ ? caches_[thread].get() : nullptr;
+    }
+
+    [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
+                                                  const harness::Request& request) {
+      if (request.size > kMaxSizeBytes || cache_ == nullptr) [[unlikely]]
+        return harness::kNotExchanged;
+      const std::uint64_t size_class =
+          allocates.of(std::uint64_t{size_map_.class_of(request.size)}, std::uint64_t{block.size_class});
+      if (!cache_->exchange(allocates, size_class, block)) [[unlikely]]
+        return harness::kNotExchanged;
+      ++objects_[size_class].count[allocates.if_first(1)];
+      return static_cast<std::uint32_t>(size_class);
+    }
+
+   private:
+    const SizeMap& size_map_;
+    const std::unique_ptr<ThreadCache>* caches_;
+    std::size_t threads_;
+    ObjectCounts* objects_;
+    ThreadCache* cache_ = nullptr;
+  };
+  Exchanger exchanger() { return Exchanger(*this); }
 
   // A null block, and the old one stands, where there is no memory for the new one.
   Block reallocate(Block old, const harness::Request& request) {
@@ -269,14 +295,6 @@ class Tcmalloc {
     TransferCaches transfer;
     PageHeapAllocator thread_cache_allocator;
     CacheLimits limits;
-  };
-
-  // What the trace has done to objects of one class.
-  struct ObjectCounts {
-    std::array<std::uint64_t, 2> count{};  // Deaths and allocations.
-    std::uint64_t kept = 0;                // Reallocated in place.
-    std::uint64_t allocated() const { return count[1]; }
-    std::int64_t live() const { return static_cast<std::int64_t>(count[1] - count[0]); }
   };
 
   Page page() const { return tiers_->size_map.page(); }

@@ -143,13 +143,15 @@ concept Reallocates = requires(A a, typename A::Block block, const Request& requ
 
 // Carries out an allocation (the choice's first) or a death where that is one and the same work: a slot moves
 // between the block and the thread's cache, and no branch depends on which of the two it is, since nothing
-// can foretell that. The block is null before an allocation and after a death. Returns the object's
-// class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for whatever takes another way:
-// the loop then calls allocate() or release(). Neither mapped nor committed bytes change meanwhile. No event
-// with a larger alignment than kExchangedAlignment is exchanged.
+// can foretell that. An exchanger() keeps at hand what this takes, for as long as nothing else is called;
+// follow() says whose events come. The block is null before an allocation and after a death. exchange()
+// returns the object's class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for
+// whatever takes another way: the loop then calls allocate() or release(). Neither mapped nor committed bytes
+// change meanwhile. No event with a larger alignment than kExchangedAlignment is exchanged.
 template <typename A>
 concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
-  { a.exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
+  { a.exchanger().follow(request.thread) } -> std::same_as<void>;
+  { a.exchanger().exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
   { A::kExchangedAlignment } -> std::convertible_to<std::uint32_t>;
 };
 inline constexpr std::uint32_t kNotExchanged = ~std::uint32_t{0};

@@ -210,6 +210,7 @@ class Replay {
     std::size_t end = 0;
     std::size_t uneven = 0;   // The next that goes to step() for what its columns say, as far as is known.
     bool passes_peak = true;  // Whether any may bring a new maximum of what is requested.
+    bool one_thread = false;
   };
 
   // How far births and deaths have come that are carried out apart. Both count what is listed; together they
@@ -273,7 +274,9 @@ class Replay {
       if (i >= outlook_.end) look_ahead(events, i);
       const std::size_t end = std::min(last, outlook_.end);
       if constexpr (Exchanges<A>) {
-        i = exchange_up_to<kPlacing>(events, i, first_to_step(events, i, end));
+        const std::size_t exchanged_end = first_to_step(events, i, end);
+        i = outlook_.one_thread ? exchange_up_to<kPlacing, true>(events, i, exchanged_end)
+                                : exchange_up_to<kPlacing, false>(events, i, exchanged_end);
         if (i == end) continue;
       } else if constexpr (DefersDeaths<A>) {
         i = replay_apart<kPlacing>(events, i, first_to_step(events, i, end));
@@ -302,6 +305,8 @@ class Replay {
     if constexpr (HasTicker<A>) {
       if (!events.time_ns.empty()) list_ticks(events, first);
     }
+    if constexpr (Exchanges<A>)
+      outlook_.one_thread = is_one_thread(events.thread.subspan(first, outlook_.end - first));
     if constexpr (kLooksFarther) {
       outlook_.uneven = find_uneven(events, first);
       outlook_.passes_peak =
@@ -309,6 +314,13 @@ class Replay {
     }
   }
   static constexpr bool kLooksFarther = Exchanges<A> || DefersDeaths<A>;
+
+  static bool is_one_thread(std::span<const std::uint16_t> threads) {
+    std::uint16_t differences = 0;
+    for (const std::uint16_t thread : threads)
+      differences |= static_cast<std::uint16_t>(thread ^ threads.front());
+    return differences == 0;
+  }
 
   [[gnu::always_inline]] void list_ticks(const Events& events, std::size_t first) {
     ticks_.list(events.time_ns.subspan(first, outlook_.end - first), allocator_.ticker(),
@@ -443,13 +455,15 @@ class Replay {
 
   // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
   // exchanged any more. Returns the first event that is left.
-  template <bool kPlacing>
+  template <bool kPlacing, bool kOneThread>
   [[gnu::noinline, HARNESS_CLONED]] std::size_t exchange_up_to(const Events& events, std::size_t first,
                                                                std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
     Block* const blocks = blocks_.data();
     const std::int64_t deadline_ns = deadline_ns_;
-    while (true) {
+    while (first < end) {
+      auto exchanger = allocator_.exchanger();
+      if (kOneThread) exchanger.follow(columns.thread[first]);
       std::size_t i = first;
       bool exchanged = true;
       while (i < end && exchanged) {
@@ -458,9 +472,13 @@ class Replay {
         // In this loop nothing is called, so that it has the registers to itself.
         for (; i < stop; ++i) {
           const Choice allocates(static_cast<Op>(columns.op[i]) != Op::kFree);
-          exchanged = exchange(columns, i, allocates, blocks);
+          if (!kOneThread) exchanger.follow(columns.thread[i]);
+          const Request request = request_of(columns, i);
+          const std::uint32_t row = exchanger.exchange(allocates, blocks[columns.slot[i]], request);
+          exchanged = row != kNotExchanged;
           if (!exchanged) [[unlikely]]
             break;
+          count_exchanged(row, allocates, request.size);
           if constexpr (kPlacing) {
             if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]], events_);
             ++events_;
@@ -474,6 +492,7 @@ class Replay {
       step(events, i);
       if (deadline_ns_ != deadline_ns || !may_exchange_) return first;
     }
+    return first;
   }
 
   // Replays events likewise, births in their order, and the deaths among them when something is about to look
@@ -608,15 +627,6 @@ class Replay {
     progress_.deaths_told += deaths;
     progress_.accounted = end;
     events_ += end - first;
-  }
-
-  // An allocation or a free, one like the other, where the allocator can do without telling them apart.
-  [[gnu::always_inline]] bool exchange(const Events& events, std::size_t i, Choice allocates, Block* blocks) {
-    const Request request = request_of(events, i);
-    const std::uint32_t row = allocator_.exchange(allocates, blocks[events.slot[i]], request);
-    if (row == kNotExchanged) return false;
-    count_exchanged(row, allocates, request.size);
-    return true;
   }
 
   [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {

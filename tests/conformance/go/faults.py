@@ -11,12 +11,7 @@ FAULTS = (
     Fault(
         "span sets last in, first out",
         "mcentral.hpp",
-        (
-            (
-                "const std::uint32_t span = spans_[head_++].span;",
-                "const std::uint32_t span = spans_.back().span;\n    spans_.pop_back();",
-            ),
-        ),
+        (("return *at(first_++).span;", "return *at(--end_).span;"),),
     ),
     Fault(
         "a page cache of 32 pages",
