@@ -225,7 +225,7 @@ class Occupancy {
     change(span.span_class, &Units::allocated, -freed_slots * unit(span));
   }
   void note_startup(const Span& span, std::int64_t slots) { change(span.span_class, &Units::startup, slots); }
-  // What these two change, for a span that is about to be cached.
+  // What hold() will change.
   [[gnu::always_inline]] void prefetch(std::uint64_t span_class) const {
     __builtin_prefetch(&classes_[span_class], 1);
   }
