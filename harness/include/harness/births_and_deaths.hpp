@@ -18,7 +18,7 @@ class BirthsAndDeaths {
  public:
   // Events of a stretch at most; behind what is listed, either list may be read so much further.
   static constexpr std::size_t kMostEvents = 2560;
-  static constexpr std::size_t kBeyond = 64;
+  static constexpr std::size_t kBeyond = 96;
   // A place is the distance of an event from the first of its stretch.
   using Place = std::uint16_t;
 

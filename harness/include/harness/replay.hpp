@@ -194,8 +194,8 @@ class Replay {
   static constexpr std::size_t kFetched = 8;
   // The same in births or in deaths, of which there is one in two events or so.
   static constexpr std::size_t kColumnsFetched = 16;
-  static constexpr std::size_t kPrefetchBlockApart = 64;
-  static constexpr std::size_t kPrefetchTargetApart = 24;
+  static constexpr std::size_t kPrefetchBlockApart = 96;
+  static constexpr std::size_t kPrefetchTargetApart = 16;
   // Of today's servers, the smaller ones.
   static constexpr std::size_t kSecondCacheBytes = std::size_t{1} << 20;
   // Events behind those that are looked at, whose births and deaths are listed to be fetched.
