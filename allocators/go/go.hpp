@@ -235,7 +235,7 @@ class Go {
   Deaths deaths() { return Deaths(heap_); }
   bool deaths_are_far() const {
     constexpr std::size_t kNearWords = (std::size_t{256} << 10) / sizeof(std::uint64_t);
-    return heap_.spans().bits().live.size() > kNearWords;
+    return heap_.spans().bits().words > kNearWords;
   }
 
   [[gnu::noinline]] void die_otherwise(Block block) { die(block); }
@@ -789,7 +789,7 @@ class Go {
       span.startup_count = span.alloc_count;
       span.startup_page_marked = record.page_marked;
       SlotBits& bits = heap_.spans().bits();
-      bits.startup.resize(bits.live.size());
+      bits.startup.resize(bits.words);
       std::copy_n(record.alloc_bits.begin(), span.words(), bits.alloc.begin() + span.word);
       for (std::uint32_t slot = 0; slot < span.nelems; ++slot) {
         const SlotBit at = slot_bit(span, slot);

@@ -97,11 +97,11 @@ class Mheap {
   Span* alloc(std::uint64_t pages, SpanClass span_class, PageCache& cache, std::uint32_t sweepgen,
               bool sweeping) {
     if (sweeping) reclaimer_->reclaim(pages);
-    const std::optional<Page> base = alloc_pages(pages, cache);
-    if (!base) return nullptr;
+    const Page base = alloc_pages(pages, cache);
+    if (base == kNoPage) return nullptr;
     ++counters_.spans_requested;
     Span& span = spans_.make(SpanState::kInUse, span_class, kObjectsPerSpan[greentea_][span_class], false);
-    span.base = address_of(*base);
+    span.base = address_of(base);
     span.pages = static_cast<std::uint32_t>(pages);
     const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
     span.element_bytes = entry.object_bytes == 0 ? pages * kPageBytes : entry.object_bytes;
@@ -115,10 +115,10 @@ class Mheap {
 
   // A span for the runtime itself: stacks, work buffers (mheap.allocManual); nullptr likewise.
   Span* alloc_manual(std::uint64_t pages, PageCache& cache) {
-    const std::optional<Page> base = alloc_pages(pages, cache);
-    if (!base) return nullptr;
+    const Page base = alloc_pages(pages, cache);
+    if (base == kNoPage) return nullptr;
     Span& span = spans_.make(SpanState::kManual, 0, 0, false);
-    span.base = address_of(*base);
+    span.base = address_of(base);
     span.pages = static_cast<std::uint32_t>(pages);
     manual_bytes_ += span.bytes();
     return &span;
@@ -190,8 +190,9 @@ class Mheap {
     (*span_starts_[chunk])[base % kChunkPages] = span.index + 1;
   }
 
+  static constexpr Page kNoPage = ~Page{0};
   // mheap.allocSpan: page cache for small runs, then first fit, then growth; then what the scavenger owes.
-  std::optional<Page> alloc_pages(std::uint64_t pages, PageCache& cache) {
+  Page alloc_pages(std::uint64_t pages, PageCache& cache) {
     std::optional<PageRun> run;
     std::uint64_t growth = 0;
     if (pages < kPageCachePages / 4) {
@@ -208,7 +209,7 @@ class Mheap {
       run = pages_.alloc(pages);
       if (!run) {
         growth = grow(pages);
-        if (growth == 0) return std::nullopt;
+        if (growth == 0) return kNoPage;
         run = pages_.alloc(pages);
       }
     }

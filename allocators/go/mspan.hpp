@@ -38,6 +38,8 @@ struct alignas(64) Span {
   bool startup = false;              // Stood in the start snapshot.
   bool cached = false;               // In some P's mcache.
   bool startup_page_marked = false;  // By its start-up objects alone.
+  // No padding, so that a new span is known to be zeroes, which the system gives.
+  std::array<std::uint8_t, 17> unused{};
 
   std::uint32_t words() const { return (nelems + std::uint32_t{63}) / 64; }
   std::uint64_t bytes() const { return pages * kPageBytes; }
@@ -91,6 +93,7 @@ inline Block with_bit(Block first, std::uint64_t bit) {
 // columns.
 struct SlotBits {
   using Column = harness::HugePageVector<std::uint64_t>;
+  std::uint32_t words = 0;  // That spans have or had; columns reach further.
   // Held by the program. A death turns its bit over at once, an allocation when its slot is settled
   // (mcache.hpp), so that their order does not matter.
   Column live;
@@ -160,7 +163,7 @@ struct SlotBits {
       mark_live(first, chunk + kTinyBitWords);
       first = chunk + kTinyChunkWords;
     }
-    mark_live(first, live.size());
+    mark_live(first, words);
     for (std::uint32_t word = 0; word < startup.size(); ++word) add_marks(word, startup[word]);
   }
   void add_marks(std::uint32_t word, std::uint64_t slots) {
@@ -372,16 +375,7 @@ class SpanTable {
   const SlotBits& bits() const { return bits_; }
 
   Span& make(SpanState state, SpanClass span_class, std::uint32_t nelems, bool startup) {
-    std::uint32_t index = size_;
-    if (free_.empty()) {
-      if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
-      chunks_.back().emplace_back();
-      bits_.marked.push_back(0);
-      ++size_;
-    } else {
-      index = free_.back();
-      free_.pop_back();
-    }
+    const std::uint32_t index = take_index();
     Span& span = at(index);
     span = Span{};
     span.index = index;
@@ -402,45 +396,66 @@ class SpanTable {
 
  private:
   static constexpr std::size_t kChunk = std::size_t{1} << 17;  // 8 MiB, taken as it fills.
-  static constexpr std::size_t kMaxWords = 16;                 // Of 1,024 slots of 8 bytes.
+  static constexpr std::uint32_t kSpansAtOnce = 64;
+  static constexpr std::size_t kMaxWords = 16;  // Of 1,024 slots of 8 bytes.
 
   // Tiny spans have words of their own, so that holders are kept for these alone.
   std::vector<std::uint32_t>& free_words_of(const Span& span) {
     return span.span_class == kTinySpanClass ? free_tiny_words_ : free_words_[span.words()];
   }
 
-  void take_words(Span& span) {
-    std::vector<std::uint32_t>& free = free_words_of(span);
-    if (free.empty()) {
-      if (span.span_class == kTinySpanClass) {
-        add_tiny_words(span.words());
-      } else {
-        add_words(span.words(), span.words(), free);
-      }
+  std::uint32_t take_index() {
+    if (!free_.empty()) {
+      const std::uint32_t index = free_.back();
+      free_.pop_back();
+      return index;
     }
-    span.word = free.back();
-    free.pop_back();
+    if (size_ == bits_.marked.size()) [[unlikely]]
+      add_spans();
+    return size_++;
+  }
+
+  // Apart, as is all that is done for many spans at once, so that it takes no room where it is called.
+  [[gnu::noinline]] void add_spans() {
+    if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
+    bits_.marked.resize(size_ + kSpansAtOnce);
+    chunks_.back().resize(chunks_.back().size() + kSpansAtOnce);
+  }
+
+  void take_words(Span& span) {
+    const std::uint32_t words = span.words();
+    std::vector<std::uint32_t>& free = free_words_of(span);
+    if (free.empty() && span.span_class != kTinySpanClass) {
+      span.word = add_words(words);
+    } else {
+      if (free.empty()) add_tiny_words(words);
+      span.word = free.back();
+      free.pop_back();
+      clear_words(span);
+    }
+    std::fill_n(bits_.span.begin() + span.word, words, span.index);
+  }
+
+  void clear_words(const Span& span) {
     for (std::uint32_t word = span.word; word < span.word + span.words(); ++word) {
       bits_.live[word] = bits_.alloc[word] = bits_.mark[word] = 0;
       if (word < bits_.startup.size()) bits_.startup[word] = 0;
-      bits_.span[word] = span.index;
-      if (span.span_class == kTinySpanClass) {
+      if (span.span_class == kTinySpanClass)
         std::fill_n(bits_.span.begin() + SlotBits::first_holders(word), SlotBits::kHoldersOfWord, span.index);
-      }
     }
   }
 
-  // So many words, for spans of so many each.
-  void add_words(std::size_t words, std::size_t words_of_span, std::vector<std::uint32_t>& free) {
-    const std::size_t first = bits_.live.size();
-    grow_words(words);
-    for (std::size_t word = first + words; word > first; word -= words_of_span) {
-      free.push_back(static_cast<std::uint32_t>(word - words_of_span));
-    }
+  // The first of so many that no span has had.
+  std::uint32_t add_words(std::uint32_t words) {
+    const std::uint32_t first = bits_.words;
+    if (bits_.live.size() - first < words) [[unlikely]]
+      grow_words(words);
+    bits_.words += words;
+    return first;
   }
 
-  void grow_words(std::size_t words) {
-    const std::size_t end = bits_.live.size() + words;
+  [[gnu::noinline]] void grow_words(std::uint32_t words) {
+    const std::size_t end = std::max(bits_.live.size() + words, 2 * bits_.live.size());
     if (end > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
     bits_.live.resize(end);
     bits_.alloc.resize(end);
@@ -449,12 +464,12 @@ class SpanTable {
   }
 
   // A chunk of words for tiny spans; what is left before it serves spans of one word.
-  void add_tiny_words(std::size_t words_of_span) {
-    const std::size_t odd = bits_.live.size() % SlotBits::kTinyChunkWords;
-    if (odd > 0) add_words(SlotBits::kTinyChunkWords - odd, 1, free_words_[1]);
-    bits_.tiny_chunks.push_back(static_cast<std::uint32_t>(bits_.live.size()));
-    add_words(SlotBits::kTinyBitWords, words_of_span, free_tiny_words_);
-    grow_words(SlotBits::kTinyChunkWords - SlotBits::kTinyBitWords);
+  [[gnu::noinline]] void add_tiny_words(std::uint32_t words_of_span) {
+    while (bits_.words % SlotBits::kTinyChunkWords != 0) free_words_[1].push_back(add_words(1));
+    const std::uint32_t chunk = add_words(SlotBits::kTinyChunkWords);
+    bits_.tiny_chunks.push_back(chunk);
+    for (std::uint32_t word = SlotBits::kTinyBitWords; word > 0; word -= words_of_span)
+      free_tiny_words_.push_back(chunk + word - words_of_span);
   }
 
   std::vector<harness::HugePageVector<Span>> chunks_;

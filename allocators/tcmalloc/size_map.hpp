@@ -71,6 +71,10 @@ class SizeMap {
 
   // Of a size up to kMaxSizeBytes. malloc(0) belongs to class 1.
   std::uint8_t class_of(std::uint64_t size) const { return class_of_index_[index_of(size)]; }
+  const std::vector<std::uint8_t>& class_of_index() const { return class_of_index_; }
+  // Steps of 8 bytes. The original's are of 128 above 1 KiB (common.h: SizeMap::ClassIndex), where its
+  // classes are multiples of that; one rule needs no branch.
+  static std::uint64_t index_of(std::uint64_t size) { return (size + 7) >> 3; }
 
  private:
   static constexpr std::uint32_t kAlignment = 8;  // common.h: kAlignment, of the smallest sizes.
@@ -123,10 +127,6 @@ class SizeMap {
         std::min(size_class.transfer_slots_max, std::max<std::uint32_t>(1, kTransferBytesMax / batch_bytes));
     size_class.transfer_slots = std::min(kTransferSlots, size_class.transfer_slots_max);
   }
-
-  // Steps of 8 bytes. The original's are of 128 above 1 KiB (common.h: SizeMap::ClassIndex), where its
-  // classes are multiples of that; one rule needs no branch.
-  static std::uint32_t index_of(std::uint64_t size) { return static_cast<std::uint32_t>((size + 7) >> 3); }
 
   Page page_;
   std::uint32_t min_alignment_;  // common.h: kMinAlign, from this size on; 16 or 8.

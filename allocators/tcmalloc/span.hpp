@@ -34,19 +34,21 @@ class Chain {
  public:
   std::uint32_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
-  Block head() const { return blocks_[size_ - 1]; }
-  std::span<const Block> from(std::uint32_t first) const { return {blocks_.get() + first, size_ - first}; }
+  Block head() const { return blocks_[size_]; }
+  std::span<const Block> from(std::uint32_t first) const {
+    return {blocks_.get() + 1 + first, size_ - first};
+  }
 
   void push(Block block) {
     if (size_ == capacity_) [[unlikely]]
       reserve(size_ + 1);
-    blocks_[size_++] = block;
+    blocks_[++size_] = block;
   }
   void pop() { --size_; }
   void append(std::span<const Block> blocks) {
     const auto count = static_cast<std::uint32_t>(blocks.size());
     if (size_ + count > capacity_) reserve(size_ + count);
-    std::copy(blocks.begin(), blocks.end(), blocks_.get() + size_);
+    std::copy(blocks.begin(), blocks.end(), blocks_.get() + 1 + size_);
     size_ += count;
   }
   void truncate(std::uint32_t size) { size_ = size; }
@@ -55,8 +57,8 @@ class Chain {
   void reserve(std::uint32_t capacity) {
     if (capacity <= capacity_) return;
     capacity = std::max(capacity, 2 * capacity_);
-    auto larger = std::make_unique<Block[]>(capacity);
-    std::copy_n(blocks_.get(), size_, larger.get());
+    auto larger = std::make_unique<Block[]>(capacity + std::size_t{2});
+    if (blocks_ != nullptr) std::copy_n(blocks_.get(), size_ + std::size_t{1}, larger.get());
     blocks_ = std::move(larger);
     capacity_ = capacity;
   }

@@ -23,6 +23,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -54,14 +55,6 @@ struct Options {
 };
 
 class Tcmalloc {
-  // What the trace has done to objects of one class.
-  struct ObjectCounts {
-    std::array<std::uint64_t, 2> count{};  // Deaths and allocations.
-    std::uint64_t kept = 0;                // Reallocated in place.
-    std::uint64_t allocated() const { return count[1]; }
-    std::int64_t live() const { return static_cast<std::int64_t>(count[1] - count[0]); }
-  };
-
  public:
   using Block = tcmalloc::Block;
 
@@ -69,7 +62,8 @@ class Tcmalloc {
       : version_(options.version),
         touch_(options.touch),
         tiers_(std::make_unique<Tiers>(options)),
-        objects_(tiers_->size_map.count()) {
+        objects_(2 * std::size_t{tiers_->size_map.count()}),
+        kept_(tiers_->size_map.count()) {
     tiers_->limits.set_overall(options.max_total_thread_cache_bytes);
     tiers_->page_heap.set_aggressive_decommit(options.aggressive_decommit);
     if (options.counts_touched_pages) tiers_->page_heap.count_touched_pages(options.heap_base);
@@ -103,32 +97,33 @@ class Tcmalloc {
   class Exchanger {
    public:
     explicit Exchanger(Tcmalloc& of)
-        : size_map_(of.tiers_->size_map),
+        : class_of_index_(of.tiers_->size_map.class_of_index().data()),
           caches_(of.caches_.data()),
           threads_(of.exchanging_threads_),
           objects_(of.objects_.data()) {}
 
-    [[gnu::always_inline]] void follow(std::uint16_t thread) {
+    [[gnu::always_inline]] bool follow(std::uint16_t thread) {
       cache_ = thread < threads_ ? caches_[thread].get() : nullptr;
+      return cache_ != nullptr;
     }
 
     [[gnu::always_inline]] std::uint32_t exchange(harness::Choice allocates, Block& block,
                                                   const harness::Request& request) {
-      if (request.size > kMaxSizeBytes || cache_ == nullptr) [[unlikely]]
+      if (request.size > kMaxSizeBytes) [[unlikely]]
         return harness::kNotExchanged;
-      const std::uint64_t size_class =
-          allocates.of(std::uint64_t{size_map_.class_of(request.size)}, std::uint64_t{block.size_class});
+      const std::uint64_t size_class = allocates.of(
+          std::uint64_t{class_of_index_[SizeMap::index_of(request.size)]}, std::uint64_t{block.size_class});
       if (!cache_->exchange(allocates, size_class, block)) [[unlikely]]
         return harness::kNotExchanged;
-      ++objects_[size_class].count[allocates.if_first(1)];
+      ++objects_[2 * size_class + allocates.number()];
       return static_cast<std::uint32_t>(size_class);
     }
 
    private:
-    const SizeMap& size_map_;
+    const std::uint8_t* class_of_index_;
     const std::unique_ptr<ThreadCache>* caches_;
     std::size_t threads_;
-    ObjectCounts* objects_;
+    std::uint64_t* objects_;
     ThreadCache* cache_ = nullptr;
   };
   Exchanger exchanger() { return Exchanger(*this); }
@@ -137,7 +132,7 @@ class Tcmalloc {
   Block reallocate(Block old, const harness::Request& request) {
     const std::uint64_t old_bytes = usable_bytes(old);
     if (keeps_block(old_bytes, request.size)) {
-      ++objects_[old.size_class].kept;
+      ++kept_[old.size_class];
       touch_program_bytes(old, request.size);
       return old;
     }
@@ -169,7 +164,7 @@ class Tcmalloc {
     now.live = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
     for (std::size_t c = 1; c < tiers_->size_map.count(); ++c) {
       const std::int64_t object_bytes = tiers_->size_map[c].object_bytes;
-      now.live += objects_[c].live() * object_bytes;
+      now.live += live_objects(c) * object_bytes;
       now.transfer += static_cast<std::int64_t>(tiers_->transfer[c].free_objects()) * object_bytes;
       now.central += static_cast<std::int64_t>(tiers_->central[c].free_objects()) * object_bytes;
       now.tail +=
@@ -187,9 +182,7 @@ class Tcmalloc {
   // A row per class; row 0 holds the objects with a span of their own.
   std::uint32_t class_row(Block block) const { return block.size_class; }
   std::uint32_t class_rows() const { return tiers_->size_map.count(); }
-  std::uint64_t class_allocations(std::uint32_t row) const {
-    return objects_[row].allocated() + objects_[row].kept;
-  }
+  std::uint64_t class_allocations(std::uint32_t row) const { return allocated_objects(row) + kept_[row]; }
   std::vector<harness::ClassUse> classes() const;
   static std::optional<std::uint64_t> span_of(Block block) { return block.span; }
   std::vector<harness::SpanUse> spans() const;
@@ -418,19 +411,23 @@ class Tcmalloc {
     return malloc(request.thread, request.size);
   }
 
+  std::uint64_t allocated_objects(std::size_t size_class) const { return objects_[2 * size_class]; }
+  std::int64_t live_objects(std::size_t size_class) const {
+    return static_cast<std::int64_t>(objects_[2 * size_class] - objects_[2 * size_class + 1]);
+  }
   void note_allocation(Block block) {
-    ++objects_[block.size_class].count[1];
+    ++objects_[2 * std::size_t{block.size_class}];
     if (block.size_class == 0) large_live_pages_ += tiers_->page_heap.spans()[block.span].pages;
   }
   void note_release(Block block) {
-    ++objects_[block.size_class].count[0];
+    ++objects_[2 * std::size_t{block.size_class} + 1];
     if (block.size_class == 0) large_live_pages_ -= tiers_->page_heap.spans()[block.span].pages;
   }
 
   // Allocations that a list of a thread cache served: all small ones that needed no refill.
   std::uint64_t front_end_hits() const {
     std::uint64_t small = thread_vectors_;
-    for (std::size_t c = 1; c < objects_.size(); ++c) small += objects_[c].allocated();
+    for (std::size_t c = 1; c < tiers_->size_map.count(); ++c) small += allocated_objects(c);
     return small - tiers_->limits.stats.served.refills;
   }
 
@@ -484,7 +481,8 @@ class Tcmalloc {
       orphan_cache_;  // Of the main thread, up to 2.15: listed, and never used again.
   std::vector<std::unique_ptr<ThreadCache>> caches_;  // By thread.
   std::size_t exchanging_threads_ = 0;                // How many of them exchange() may use.
-  std::vector<ObjectCounts> objects_;                 // By class.
+  std::vector<std::uint64_t> objects_;                // By class, what was allocated and what died.
+  std::vector<std::uint64_t> kept_;                   // By class, objects reallocated in place.
   std::uint64_t thread_vectors_ = 0;                  // Small ones.
   std::uint64_t large_live_pages_ = 0;
   std::int64_t start_up_bytes_ = 0;
@@ -497,7 +495,7 @@ class Tcmalloc {
 
 inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
   std::vector<harness::ClassUse> rows(tiers_->size_map.count());
-  rows[0].spans = rows[0].live_objects = objects_[0].live();
+  rows[0].spans = rows[0].live_objects = live_objects(0);
   rows[0].live_bytes = static_cast<std::int64_t>(page().bytes_of(large_live_pages_));
   for (std::size_t c = 1; c < rows.size(); ++c) {
     const SizeClass& size_class = tiers_->size_map[c];
@@ -509,8 +507,8 @@ inline std::vector<harness::ClassUse> Tcmalloc::classes() const {
                .spans = static_cast<std::int64_t>(tiers_->central[c].spans()),
                .spans_requested = static_cast<std::int64_t>(tiers_->central[c].spans_requested()),
                .spans_returned = static_cast<std::int64_t>(tiers_->central[c].spans_returned()),
-               .live_objects = objects_[c].live(),
-               .live_bytes = objects_[c].live() * object_bytes,
+               .live_objects = live_objects(c),
+               .live_bytes = live_objects(c) * object_bytes,
                .front_end_bytes = static_cast<std::int64_t>(free.thread) * object_bytes,
                .transfer_bytes = static_cast<std::int64_t>(free.transfer) * object_bytes,
                .central_bytes = static_cast<std::int64_t>(free.central) * object_bytes,
@@ -546,8 +544,8 @@ inline std::vector<harness::SpanUse> Tcmalloc::spans() const {
 }
 
 inline harness::Counters Tcmalloc::counters() const {
-  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0, kept = 0;
-  for (const ObjectCounts& objects : objects_) kept += objects.kept;
+  std::uint64_t fetches = 0, requested = 0, returned = 0, central_locks = 0;
+  const std::uint64_t kept = std::accumulate(kept_.begin(), kept_.end(), std::uint64_t{0});
   for (const CentralFreeList& central : tiers_->central) {
     fetches += central.fetches();
     requested += central.spans_requested();

@@ -9,6 +9,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "size_map.hpp"
@@ -78,13 +79,14 @@ class ThreadCache {
   ThreadCache(const SizeMap& size_map, TransferCaches& transfer, CacheLimits& limits)
       : size_map_(size_map), transfer_(transfer), limits_(limits) {
     for (std::uint32_t c = 0; c < size_map.count(); ++c) {
-      lists_[c].object_bytes = size_map[c].object_bytes;
+      const std::int64_t object_bytes = size_map[c].object_bytes;
+      lists_[c].bytes_change = {-object_bytes, object_bytes};
       lists_[c].allow(1);  // Slow start.
     }
     // Class 0 has no list: its objects have a span of their own. So no exchange finds room in it.
-    lists_[0].max_length = 0;
+    lists_[0].set_max_length(0);
     limits_.increase(*this);
-    if (max_bytes_ == 0) limits_.claim_minimum(*this);
+    if (max_bytes() == 0) limits_.claim_minimum(*this);
     limits_.link(*this);
     ++limits_.stats.caches_created;
   }
@@ -115,17 +117,17 @@ class ThreadCache {
     const Block object = list.objects.head();
     list.objects.pop();
     list.low_water = std::min(list.low_water, list.length());
-    bytes_ -= list.object_bytes;
+    bytes_ += list.bytes_change[0];
     return object;
   }
 
   void deallocate(Block object) {
     FreeList& list = lists_[object.size_class];
     list.objects.push(object);
-    bytes_ += list.object_bytes;
-    if (list.length() > list.max_length) [[unlikely]] {
+    bytes_ += list.bytes_change[1];
+    if (list.length() > list.max_length()) [[unlikely]] {
       list_too_long(object.size_class);
-    } else if (bytes_ > max_bytes_) [[unlikely]] {
+    } else if (bytes_ > max_bytes()) [[unlikely]] {
       scavenge();
     }
   }
@@ -133,23 +135,23 @@ class ThreadCache {
   // allocate() or deallocate(), where a list has what is wanted, or room: both move one object between its
   // head and the block. Returns false, nothing done, where another tier is needed.
   [[gnu::always_inline]] bool exchange(harness::Choice allocates, std::uint64_t size_class, Block& block) {
-    FreeList& list = lists_[size_class];
-    const auto old_length = static_cast<std::int64_t>(list.length());
-    const auto room = static_cast<std::int64_t>(list.max_length) - old_length;
-    const std::int64_t bytes =
-        bytes_ + static_cast<std::int64_t>(allocates.negated_if_first(list.object_bytes));
-    if (static_cast<std::int64_t>(
-            allocates.of(static_cast<std::uint64_t>(old_length), static_cast<std::uint64_t>(room))) <= 0 ||
-        static_cast<std::int64_t>(allocates.if_second(static_cast<std::uint64_t>(bytes))) > max_bytes_)
-        [[unlikely]] {
+    // One address, and every field at a distance from it: GCC would compute several, of which each takes its
+    // part of an event's time.
+    FreeList* list_address = &lists_[size_class];
+    asm("" : "+r"(list_address));
+    FreeList& list = *list_address;
+    const std::uint32_t old_length = list.length();
+    const std::int64_t bytes = bytes_ + list.bytes_change[allocates.number()];
+    if (static_cast<std::uint32_t>(allocates.inverted_if_first(old_length)) >=
+            list.bounds[allocates.number()] ||
+        bytes > most_bytes_[allocates.number()]) [[unlikely]]
       return false;
-    }
-    const auto length =
-        static_cast<std::uint32_t>(static_cast<std::uint64_t>(old_length) + allocates.negated_if_first(1));
-    Block& place = list.objects.blocks_[length - allocates.if_second(1)];
-    const std::uint64_t head = std::bit_cast<std::uint64_t>(place);
-    place = std::bit_cast<Block>(allocates.of(head, std::bit_cast<std::uint64_t>(block)));
-    block = std::bit_cast<Block>(allocates.if_first(head));
+    // Both are done: what comes is laid above the head, where nothing stands, and the head is taken. So an
+    // event need not wait for what the one before has read.
+    Block* const head = list.objects.blocks_.get() + old_length;
+    head[1] = block;
+    block = std::bit_cast<Block>(allocates.if_first(std::bit_cast<std::uint64_t>(head[0])));
+    const auto length = static_cast<std::uint32_t>(allocates.one_less_if_first_else_one_more(old_length));
     list.objects.size_ = length;
     if (length < list.low_water) [[unlikely]]
       list.low_water = length;
@@ -163,27 +165,36 @@ class ThreadCache {
   static constexpr std::uint32_t kMaxListLength = 8192;  // kMaxDynamicFreeListLength
   static constexpr std::uint32_t kMaxOverages = 3;
 
-  struct FreeList {
+  struct alignas(64) FreeList {
     Chain objects;
     std::uint32_t low_water = 0;  // Least length since the last scavenge.
-    std::uint32_t max_length = 0;
     std::uint32_t overages = 0;
-    std::uint32_t object_bytes = 0;
+    // By an exchange's choice, allocation or death: a length's complement, or a length, that allows it is
+    // less.
+    std::array<std::uint32_t, 2> bounds = {~std::uint32_t{0}, 0};
+    std::array<std::int64_t, 2> bytes_change{};
     std::uint32_t length() const { return objects.size(); }
+    std::uint32_t max_length() const { return bounds[1]; }
+    // A list that is longer keeps what it has.
+    void set_max_length(std::uint32_t objects_at_most) { bounds[1] = objects_at_most; }
     // There is room for as many as there may be.
     void allow(std::uint32_t objects_at_most) {
-      max_length = objects_at_most;
+      set_max_length(objects_at_most);
       objects.reserve(objects_at_most);
     }
   };
 
-  void raise_limit(std::int64_t bytes) { max_bytes_ = static_cast<std::int32_t>(max_bytes_ + bytes); }
+  std::int64_t max_bytes() const { return most_bytes_[1]; }
+  // A value of 32 bits as in the original: a minimum of 2 GiB makes it negative. That is less than any size
+  // and, compared unsigned with what may be stolen, more than any.
+  void set_max_bytes(std::int32_t bytes) { most_bytes_[1] = bytes; }
+  void raise_limit(std::int64_t bytes) { set_max_bytes(static_cast<std::int32_t>(max_bytes() + bytes)); }
 
   // A null block where the page heap has nothing to give.
   Block fetch_from_central_cache(std::uint8_t size_class) {
     FreeList& list = lists_[size_class];
     const std::uint32_t batch = size_map_[size_class].batch_objects;
-    const std::uint32_t wanted = std::min(list.max_length, batch);
+    const std::uint32_t wanted = std::min(list.max_length(), batch);
     const bool from_transfer = transfer_.remove_range(size_class, wanted, list.objects);
     if (list.objects.empty()) return {};
     note_refill(size_class, from_transfer);
@@ -192,10 +203,10 @@ class ThreadCache {
     list.objects.pop();
     bytes_ += std::int64_t{list.length()} * size_map_[size_class].object_bytes;
     // One more each time up to a batch, then a batch more each time, in whole batches.
-    if (list.max_length < batch) {
-      list.allow(list.max_length + 1);
+    if (list.max_length() < batch) {
+      list.allow(list.max_length() + 1);
     } else {
-      const std::uint32_t longer = std::min(list.max_length + batch, kMaxListLength);
+      const std::uint32_t longer = std::min(list.max_length() + batch, kMaxListLength);
       list.allow(longer - longer % batch);
     }
     return head;
@@ -226,13 +237,13 @@ class ThreadCache {
     FreeList& list = lists_[size_class];
     const std::uint32_t batch = size_map_[size_class].batch_objects;
     release_to_central_cache(size_class, batch);
-    if (list.max_length < batch) {
-      list.allow(list.max_length + 1);
-    } else if (list.max_length > batch && ++list.overages > kMaxOverages) {
-      list.max_length -= batch;
+    if (list.max_length() < batch) {
+      list.allow(list.max_length() + 1);
+    } else if (list.max_length() > batch && ++list.overages > kMaxOverages) {
+      list.set_max_length(list.max_length() - batch);
       list.overages = 0;
     }
-    if (bytes_ > max_bytes_) scavenge();
+    if (bytes_ > max_bytes()) scavenge();
   }
 
   // At most n objects from the top, in chains of a batch and one of what remains.
@@ -261,7 +272,7 @@ class ThreadCache {
       if (const std::uint32_t low = list.low_water; low > 0) {
         release_to_central_cache(c, std::max<std::uint32_t>(low / 2, 1));
         const std::uint32_t batch = size_map_[c].batch_objects;
-        if (list.max_length > batch) list.max_length = std::max(list.max_length - batch, batch);
+        if (list.max_length() > batch) list.set_max_length(std::max(list.max_length() - batch, batch));
       }
       list.low_water = list.length();
     }
@@ -273,9 +284,8 @@ class ThreadCache {
   CacheLimits& limits_;
   std::array<FreeList, kMaxClasses> lists_;
   std::int64_t bytes_ = 0;
-  // Of 32 bits as in the original: a minimum of 2 GiB makes it negative. That is less than any size and,
-  // compared unsigned with what may be stolen, more than any.
-  std::int32_t max_bytes_ = 0;
+  // By an exchange's choice: an allocation never brings too many.
+  std::array<std::int64_t, 2> most_bytes_ = {std::numeric_limits<std::int64_t>::max(), 0};
   ThreadCache* next_ = nullptr;
   ThreadCache* previous_ = nullptr;
 };
@@ -301,9 +311,9 @@ inline void CacheLimits::set_overall(std::uint64_t bytes) {
   std::int64_t claimed = 0;
   for (ThreadCache* cache = first_; cache != nullptr; cache = cache->next_) {
     if (ratio < 1.0) {
-      cache->max_bytes_ = static_cast<std::int32_t>(cache->max_bytes_ * ratio);
+      cache->set_max_bytes(static_cast<std::int32_t>(static_cast<double>(cache->max_bytes()) * ratio));
     }
-    claimed += cache->max_bytes_;
+    claimed += cache->max_bytes();
   }
   unclaimed_bytes_ = static_cast<std::int64_t>(overall_bytes_) - claimed;
   per_thread_bytes_ = share;
@@ -322,7 +332,8 @@ inline void CacheLimits::increase(ThreadCache& cache) {
     if (next_to_steal_from_ == nullptr) return;  // The first cache, under a limit of nothing at all.
     ThreadCache& victim = *next_to_steal_from_;
     next_to_steal_from_ = victim.next_;
-    if (&victim == &cache || static_cast<std::uint64_t>(victim.max_bytes_) <= min_per_thread_bytes_) continue;
+    if (&victim == &cache || static_cast<std::uint64_t>(victim.max_bytes()) <= min_per_thread_bytes_)
+      continue;
     victim.raise_limit(-kStealBytes);
     cache.raise_limit(kStealBytes);
     ++stats.steals;
@@ -331,7 +342,7 @@ inline void CacheLimits::increase(ThreadCache& cache) {
 }
 
 inline void CacheLimits::claim_minimum(ThreadCache& cache) {
-  cache.max_bytes_ = static_cast<std::int32_t>(min_per_thread_bytes_);
+  cache.set_max_bytes(static_cast<std::int32_t>(min_per_thread_bytes_));
   unclaimed_bytes_ =
       static_cast<std::int64_t>(static_cast<std::uint64_t>(unclaimed_bytes_) - min_per_thread_bytes_);
 }
@@ -347,7 +358,7 @@ inline void CacheLimits::unlink(ThreadCache& cache) {
   (cache.previous_ != nullptr ? cache.previous_->next_ : first_) = cache.next_;
   if (next_to_steal_from_ == &cache) next_to_steal_from_ = cache.next_;
   if (next_to_steal_from_ == nullptr) next_to_steal_from_ = first_;
-  unclaimed_bytes_ += cache.max_bytes_;
+  unclaimed_bytes_ += cache.max_bytes();
 }
 
 }  // namespace tcmalloc

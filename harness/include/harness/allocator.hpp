@@ -113,8 +113,11 @@ concept Allocator = requires(A a, const A& view, const Request& request, typenam
 // the choice is hidden from them in a mask.
 class Choice {
  public:
-  explicit Choice(bool first) : mask_(std::uint64_t{0} - first) { asm("" : "+r"(mask_)); }
+  explicit Choice(bool first) : Choice(!first, std::uint64_t{0} - first) {}
+  // 1 for the second, 0 for the first.
+  static Choice numbered(std::uint64_t number) { return Choice(number, number - 1); }
 
+  std::uint64_t number() const { return number_; }
   std::uint64_t of(std::uint64_t first, std::uint64_t second) const {
     return second ^ ((first ^ second) & mask_);
   }
@@ -124,11 +127,15 @@ class Choice {
   }
   std::uint64_t if_first(std::uint64_t value) const { return value & mask_; }
   std::uint64_t if_second(std::uint64_t value) const { return value & ~mask_; }
+  std::uint64_t inverted_if_first(std::uint64_t value) const { return value ^ mask_; }
   // Modulo 2^64.
-  std::uint64_t negated_if_first(std::uint64_t value) const { return (value ^ mask_) - mask_; }
   std::uint64_t negated_if_second(std::uint64_t value) const { return (value ^ ~mask_) - ~mask_; }
+  std::uint64_t one_less_if_first_else_one_more(std::uint64_t value) const { return value + 1 + 2 * mask_; }
 
  private:
+  Choice(std::uint64_t number, std::uint64_t mask) : number_(number), mask_(mask) { asm("" : "+r"(mask_)); }
+
+  std::uint64_t number_;
   std::uint64_t mask_;
 };
 
@@ -144,13 +151,14 @@ concept Reallocates = requires(A a, typename A::Block block, const Request& requ
 // Carries out an allocation (the choice's first) or a death where that is one and the same work: a slot moves
 // between the block and the thread's cache, and no branch depends on which of the two it is, since nothing
 // can foretell that. An exchanger() keeps at hand what this takes, for as long as nothing else is called;
-// follow() says whose events come. The block is null before an allocation and after a death. exchange()
-// returns the object's class_row(), 0 where there are no classes; or kNotExchanged, nothing done, for
-// whatever takes another way: the loop then calls allocate() or release(). Neither mapped nor committed bytes
-// change meanwhile. No event with a larger alignment than kExchangedAlignment is exchanged.
+// follow() says whose events come, and answers whether that thread has a cache. The block is null before an
+// allocation and after a death. exchange() returns the object's class_row(), 0 where there are no classes; or
+// kNotExchanged, nothing done, for whatever takes another way: the loop then calls allocate() or release().
+// Neither mapped nor committed bytes change meanwhile. No event with a larger alignment than
+// kExchangedAlignment is exchanged.
 template <typename A>
 concept Exchanges = requires(A a, Choice allocates, typename A::Block& block, const Request& request) {
-  { a.exchanger().follow(request.thread) } -> std::same_as<void>;
+  { a.exchanger().follow(request.thread) } -> std::same_as<bool>;
   { a.exchanger().exchange(allocates, block, request) } -> std::same_as<std::uint32_t>;
   { A::kExchangedAlignment } -> std::convertible_to<std::uint32_t>;
 };

@@ -191,7 +191,7 @@ class Replay {
   // cache.
   static constexpr std::size_t kPrefetchBlock = 96;
   static constexpr std::size_t kPrefetchTarget = 32;
-  static constexpr std::size_t kFetched = 8;
+  static constexpr std::size_t kFetched = 16;
   // The same in births or in deaths, of which there is one in two events or so.
   static constexpr std::size_t kColumnsFetched = 16;
   static constexpr std::size_t kPrefetchBlockApart = 96;
@@ -460,25 +460,30 @@ class Replay {
                                                                std::size_t end) {
     const Events columns = events;  // A copy of its own, which nothing that is written meanwhile can change.
     Block* const blocks = blocks_.data();
+    std::uint64_t* const requested = requested_by_class_.data();
     const std::int64_t deadline_ns = deadline_ns_;
     while (first < end) {
       auto exchanger = allocator_.exchanger();
-      if (kOneThread) exchanger.follow(columns.thread[first]);
       std::size_t i = first;
-      bool exchanged = true;
+      bool exchanged = !kOneThread || exchanger.follow(columns.thread[first]);
       while (i < end && exchanged) {
         if (i % kFetched == 0) prefetch(columns, i, blocks);
         const std::size_t stop = std::min(end, i + kFetched - i % kFetched);
         // In this loop nothing is called, so that it has the registers to itself.
         for (; i < stop; ++i) {
-          const Choice allocates(static_cast<Op>(columns.op[i]) != Op::kFree);
-          if (!kOneThread) exchanger.follow(columns.thread[i]);
+          const Choice allocates =
+              Choice::numbered(std::uint64_t{columns.op[i]} / static_cast<std::uint8_t>(Op::kFree));
           const Request request = request_of(columns, i);
-          const std::uint32_t row = exchanger.exchange(allocates, blocks[columns.slot[i]], request);
+          std::uint32_t row = kNotExchanged;
+          if (kOneThread || exchanger.follow(columns.thread[i]))
+            row = exchanger.exchange(allocates, blocks[columns.slot[i]], request);
           exchanged = row != kNotExchanged;
           if (!exchanged) [[unlikely]]
             break;
-          count_exchanged(row, allocates, request.size);
+          if constexpr (HasClasses<A>) {
+            requested[row] += allocates.negated_if_second(request.size);
+            if constexpr (!CountsAllocations<A>) allocations_by_class_[row] += allocates.if_first(1);
+          }
           if constexpr (kPlacing) {
             if (is_allocation(columns.op[i])) place(blocks_[columns.slot[i]], events_);
             ++events_;
@@ -627,13 +632,6 @@ class Replay {
     progress_.deaths_told += deaths;
     progress_.accounted = end;
     events_ += end - first;
-  }
-
-  [[gnu::always_inline]] void count_exchanged(std::uint32_t row, Choice allocates, std::uint64_t size) {
-    if constexpr (HasClasses<A>) {
-      requested_by_class_[row] += allocates.negated_if_second(size);
-      if constexpr (!CountsAllocations<A>) allocations_by_class_[row] += allocates.if_first(1);
-    }
   }
 
   static bool is_allocation(std::uint8_t op) {
