@@ -41,10 +41,6 @@ def name_of(trace):
     return f"{trace.live}-live-{trace.threads}-threads"
 
 
-def rounds_of(trace):
-    return 3 if trace.live > 1_000_000 else 5
-
-
 @pytest.fixture(scope="module")
 def trace(request):
     return request.param
@@ -75,7 +71,6 @@ def test_model(measure, model, trace, batches):
         replay_batches,
         trace,
         setup=spec.create,
-        rounds=rounds_of(trace),
         allocator=model,
         threads=trace.threads,
     )
@@ -89,7 +84,6 @@ def test_real_malloc(measure, request, program, name, trace, event_file):
             lambda _: bare.run(),
             trace,
             setup=bare.start,
-            rounds=rounds_of(trace),
             allocator=name,
             threads=trace.threads,
         )
