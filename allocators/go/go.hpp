@@ -220,8 +220,7 @@ class Go {
       if (block.kind > Kind::kSmall) [[unlikely]]
         return false;
       live_[block.word] ^= std::uint64_t{1} << block.bit;
-      occupancy_.count_died(block.span_class);
-      died_bytes_ += kSlotBytes[block.span_class];
+      died_bytes_ += occupancy_.count_died(block.span_class);
       return true;
     }
 

@@ -208,14 +208,17 @@ class Occupancy {
   // Slots of cached spans that the program has taken: their bytes at once, their number when their word is
   // settled (mcache.hpp).
   void note_taken_bytes(std::uint64_t bytes) { taken_bytes_ += static_cast<std::int64_t>(bytes); }
-  void note_taken(SpanClass span_class, std::uint64_t units) { changes_[span_class][1] += units; }
+  void note_taken(SpanClass span_class, std::uint64_t units) { taken_[span_class] += units; }
   // Objects that die.
   void note_died(SpanClass span_class, std::uint64_t units = 1) {
-    changes_[span_class][0] += units;
+    died_[span_class] += units;
     died_bytes_ += static_cast<std::int64_t>(units) * unit_bytes(span_class);
   }
-  // One slot, whose bytes are told later, for many at once.
-  [[gnu::always_inline]] void count_died(std::uint64_t span_class) { ++changes_[span_class][0]; }
+  // One slot, whose bytes, returned here, are told later, for many at once.
+  [[gnu::always_inline]] std::uint64_t count_died(std::uint64_t span_class) {
+    ++died_[span_class];
+    return slot_bytes_[span_class];
+  }
   void note_died_bytes(std::uint64_t bytes) { died_bytes_ += static_cast<std::int64_t>(bytes); }
   // A tiny block all of whose objects are dead takes another.
   void note_revived(SpanClass span_class) { change(span_class, &Units::revived, 1); }
@@ -242,10 +245,10 @@ class Occupancy {
 
   // What the program has ever taken, and what it or the process holds now.
   std::uint64_t taken_bytes(SpanClass span_class) const {
-    return changes_[span_class][1] * static_cast<std::uint64_t>(unit_bytes(span_class));
+    return taken_[span_class] * static_cast<std::uint64_t>(unit_bytes(span_class));
   }
   std::uint64_t taken_objects(SpanClass span_class) const {
-    return size_class_of(span_class) == 0 ? classes_[span_class].large_allocations : changes_[span_class][1];
+    return size_class_of(span_class) == 0 ? classes_[span_class].large_allocations : taken_[span_class];
   }
   std::uint64_t marked_bytes(SpanClass span_class) const {
     return static_cast<std::uint64_t>((live(span_class) + classes_[span_class].units.startup) *
@@ -312,10 +315,8 @@ class Occupancy {
     return bytes;
   }
 
-  std::int64_t died(SpanClass span_class) const { return static_cast<std::int64_t>(changes_[span_class][0]); }
-  std::int64_t taken(SpanClass span_class) const {
-    return static_cast<std::int64_t>(changes_[span_class][1]);
-  }
+  std::int64_t died(SpanClass span_class) const { return static_cast<std::int64_t>(died_[span_class]); }
+  std::int64_t taken(SpanClass span_class) const { return static_cast<std::int64_t>(taken_[span_class]); }
   std::int64_t live(SpanClass span_class) const {
     return taken(span_class) - died(span_class) + classes_[span_class].units.revived;
   }
@@ -354,7 +355,9 @@ class Occupancy {
   }();
 
   // By span class: units that died and that were taken, ever.
-  std::array<std::array<std::uint64_t, 2>, kSpanClasses> changes_{};
+  std::array<std::uint64_t, kSpanClasses> died_{};
+  std::array<std::uint64_t, kSpanClasses> taken_{};
+  std::array<std::uint32_t, kSpanClasses> slot_bytes_ = kSlotBytes;  // At hand beside the counts.
   std::array<Class, kSpanClasses> classes_{};
   Units bytes_;
   std::int64_t taken_bytes_ = 0;
