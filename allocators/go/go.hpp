@@ -84,7 +84,7 @@ class Go {
     const Block block = allocate_on(p, request);
     // What rounding added is owed too, but for a place in a tiny block that was there.
     if (block && block.kind != Kind::kZeroSize && block.tiny_offset == 0) {
-      const std::uint64_t taken = heap_.spans().of_word(block.word).element_bytes;
+      const std::uint64_t taken = heap_.spans().of_word(block.word).element_bytes();
       p.assist_bytes -= static_cast<std::int64_t>(taken - std::min(request.size, taken));
     }
     return block;
@@ -315,7 +315,7 @@ class Go {
   std::optional<std::uint64_t> placement(Block block) const {
     if (block.kind == Kind::kZeroSize) return std::nullopt;
     const Span& span = heap_.spans().of_word(block.word);
-    return span.base + slot_of(span, block) * span.element_bytes + header_bytes_of(span.span_class) +
+    return span.base() + slot_of(span, block) * span.element_bytes() + header_bytes_of(span.span_class) +
            block.tiny_offset;
   }
 
@@ -388,7 +388,7 @@ class Go {
     for (std::uint32_t i = 0; i < table.size(); ++i) {
       const Span& span = table.at(i);
       if (span.state != SpanState::kInUse) continue;
-      const auto element_bytes = static_cast<std::int64_t>(span.element_bytes);
+      const auto element_bytes = static_cast<std::int64_t>(span.element_bytes());
       const std::int64_t live = table.bits().live_count(span);
       const std::int64_t tail = static_cast<std::int64_t>(span.bytes()) - span.nelems * element_bytes;
       found.push_back({.span = span.index,
@@ -497,7 +497,7 @@ class Go {
       if (p->tiny.has_block()) {
         const SlotBit slot = SlotBits::slot_of_holders(p->tiny.block());
         const Span& span = heap_.spans().of_word(slot.word);
-        record.tiny = span.base + ((slot.word - span.word) * 64 + slot.bit) * kTinyBytes;
+        record.tiny = span.base() + ((slot.word - span.word) * 64 + slot.bit) * kTinyBytes;
         record.tiny_offset = p->tiny.offset();
       }
       for (int i = 0; i < kSpanClasses; ++i) record.cached.push_back(p->mcache.base(i));
@@ -507,7 +507,7 @@ class Go {
   std::vector<Snapshot::Central> central() const {
     std::vector<Snapshot::Central> records(kSpanClasses);
     const auto bases = [](const std::vector<const Span*>& spans, std::vector<std::uint64_t>& to) {
-      for (const Span* span : spans) to.push_back(span->base);
+      for (const Span* span : spans) to.push_back(span->base());
     };
     for (int i = 0; i < kSpanClasses; ++i) {
       const Mcentral& list = centrals_.of(static_cast<SpanClass>(i));
@@ -538,7 +538,7 @@ class Go {
       slot = SlotBits::slot_of_holders(slot);
       if (bits.is_startup(slot) && turned != 0) note_startup(heap_.spans().of_word(slot.word), 1);
     } else if (block.kind == Kind::kLarge) {
-      units = heap_.spans().of_word(block.word).element_bytes;
+      units = heap_.spans().of_word(block.word).element_bytes();
       heap_.occupancy().note_large_death(block.span_class);
     }
     bits.live[slot.word] ^= turned << slot.bit;
@@ -617,7 +617,7 @@ class Go {
                                             : paths_.refills_from_new_span);
     const std::int64_t objects = span->nelems - span->alloc_count;
     paths_.refilled_objects += objects;
-    paths_.refill_bytes += objects * static_cast<std::int64_t>(span->element_bytes);
+    paths_.refill_bytes += objects * static_cast<std::int64_t>(span->element_bytes());
     return true;
   }
 
@@ -702,8 +702,8 @@ class Go {
     if (heap_.counters().growths > growths) ++paths_.large_from_new_os_memory;
     // Taken at once, without a cache between.
     heap_.occupancy().hold(*span);
-    heap_.occupancy().note_taken(span_class, span->element_bytes);
-    heap_.occupancy().note_taken_bytes(span->element_bytes);
+    heap_.occupancy().note_taken(span_class, span->element_bytes());
+    heap_.occupancy().note_taken_bytes(span->element_bytes());
     heap_.occupancy().note_large_allocation(span_class);
     heap_.spans().bits().live[span->word] |= 1;
     span->freeindex = span->alloc_count = 1;
@@ -757,7 +757,7 @@ class Go {
       }
       if (record.tiny != 0) {
         Span& span = *by_base.at(record.tiny / kPageBytes * kPageBytes);
-        const auto slot = static_cast<std::uint32_t>((record.tiny - span.base) / kTinyBytes);
+        const auto slot = static_cast<std::uint32_t>((record.tiny - span.base()) / kTinyBytes);
         p.tiny.restore(SlotBits::holders_at(slot_bit(span, slot)), record.tiny_offset);
       }
     }
@@ -776,11 +776,9 @@ class Go {
     const bool manual = record.kind != Snapshot::kHeap;
     Span& span = heap_.spans().make(manual ? SpanState::kManual : SpanState::kInUse, record.span_class,
                                     manual ? 0 : record.nelems, !manual);
-    span.base = record.base;
+    span.base_page = static_cast<std::uint32_t>(record.base / kPageBytes);
     span.pages = static_cast<std::uint32_t>(record.pages);
     if (!manual) {
-      const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(record.span_class))];
-      span.element_bytes = entry.object_bytes == 0 ? span.bytes() : entry.object_bytes;
       span.sweepgen = sweeper_.sweepgen();
       span.freeindex = static_cast<std::uint16_t>(record.freeindex);
       span.alloc_count = static_cast<std::uint16_t>(record.alloc_count);

@@ -44,7 +44,7 @@ inline MarkWork mark(Mheap& heap) {
 inline void mark_slot(SlotBits& bits, const Span& span, SlotBit at, MarkWork& work) {
   if ((bits.mark[at.word] & at.mask()) != 0) return;
   bits.add_marks(at.word, at.mask());
-  (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes;
+  (is_noscan(span.span_class) ? work.noscan_bytes : work.scan_bytes) += span.element_bytes();
 }
 
 // Spans of work buffers that marking needs where the roots point at every object directly: 253 objects a

@@ -31,7 +31,7 @@ class Mcache {
   CachedSpan& at(std::uint64_t span_class) { return spans_[span_class]; }
   std::uint64_t base(int span_class) const {
     const Span& span = *spans_[static_cast<std::size_t>(span_class)].span;
-    return span.cached ? span.base : 0;
+    return span.cached ? span.base() : 0;
   }
 
   // Goes on to the next 64 slots of a span with a free one (nextFree); false where the span is full.
@@ -64,7 +64,7 @@ class Mcache {
     span->alloc_count_before_cache = span->alloc_count;
     hold(*span, heap);
     span->sweepgen = sweeper.sweepgen() + 3;
-    pacer.update(span->bytes() - span->alloc_count * span->element_bytes, is_noscan(span_class));
+    pacer.update(span->bytes() - span->alloc_count * span->element_bytes(), is_noscan(span_class));
     return span;
   }
 
@@ -145,7 +145,7 @@ class Mcache {
                                   " slots allocated");
   }
   [[noreturn, gnu::cold, gnu::noinline]] static void fail_load(const Span& span) {
-    throw harness::InvariantError("span " + std::to_string(span.base) + ": " +
+    throw harness::InvariantError("span " + std::to_string(span.base()) + ": " +
                                   std::to_string(span.alloc_count) + " of " + std::to_string(span.nelems) +
                                   " slots allocated and none free from " + std::to_string(span.freeindex));
   }
@@ -153,7 +153,7 @@ class Mcache {
   // A settled span is this cache's no longer. What was allocated of it is counted at this moment.
   static void let_go(Span& span, Pacer& pacer) {
     pacer.total_alloc +=
-        static_cast<std::uint64_t>(span.alloc_count - span.alloc_count_before_cache) * span.element_bytes;
+        static_cast<std::uint64_t>(span.alloc_count - span.alloc_count_before_cache) * span.element_bytes();
     span.alloc_count_before_cache = span.alloc_count;
     span.cached = false;
   }

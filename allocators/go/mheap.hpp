@@ -21,6 +21,8 @@ inline constexpr std::uint64_t kArenaPages = kArenaBytes / kPageBytes;
 inline constexpr std::uint64_t kHeapBase = 0xc000000000;  // malloc.go: first arena hint; not randomised
 // Larger heaps are refused: an allocation that would need one fails, as one does for want of memory.
 inline constexpr std::uint64_t kMaxHeapBytes = std::uint64_t{1} << 42;
+static_assert((kHeapBase + kMaxHeapBytes) / kPageBytes <= UINT32_MAX,
+              "a span names its first page in 32 bits");
 
 // Frees pages by sweeping (mheap.reclaim), before the heap grows.
 class Reclaims {
@@ -101,10 +103,8 @@ class Mheap {
     if (base == kNoPage) return nullptr;
     ++counters_.spans_requested;
     Span& span = spans_.make(SpanState::kInUse, span_class, kObjectsPerSpan[greentea_][span_class], false);
-    span.base = address_of(base);
+    span.base_page = static_cast<std::uint32_t>(address_of(base) / kPageBytes);
     span.pages = static_cast<std::uint32_t>(pages);
-    const SizeClass& entry = kSizeClassTable[static_cast<std::size_t>(size_class_of(span_class))];
-    span.element_bytes = entry.object_bytes == 0 ? pages * kPageBytes : entry.object_bytes;
     span.sweepgen = sweepgen;
     in_use_bytes_ += span.bytes();
     note_start(span);
@@ -118,7 +118,7 @@ class Mheap {
     const Page base = alloc_pages(pages, cache);
     if (base == kNoPage) return nullptr;
     Span& span = spans_.make(SpanState::kManual, 0, 0, false);
-    span.base = address_of(base);
+    span.base_page = static_cast<std::uint32_t>(address_of(base) / kPageBytes);
     span.pages = static_cast<std::uint32_t>(pages);
     manual_bytes_ += span.bytes();
     return &span;
@@ -127,7 +127,7 @@ class Mheap {
   // mheap.freeSpanLocked. Pages go to the page allocator, never to a page cache.
   void free_span(Span& span) {
     ++counters_.lock_acquisitions;
-    const Page base = page_of(span.base);
+    const Page base = page_of(span.base());
     free_bytes_ += span.bytes();
     if (span.state == SpanState::kInUse) {
       ++counters_.spans_returned;
@@ -183,7 +183,7 @@ class Mheap {
   std::uint64_t first_arena() const { return chunks_base_ / kArenaBytes * kArenaBytes; }
 
   void note_start(const Span& span) {
-    const Page base = page_of(span.base);
+    const Page base = page_of(span.base());
     const std::uint64_t chunk = base / kChunkPages;
     if (chunk >= span_starts_.size()) span_starts_.resize(chunk + 1);
     if (!span_starts_[chunk]) span_starts_[chunk] = std::make_unique<SpanStarts>();

@@ -86,7 +86,7 @@ nb::dict spans_of(Replay& replay) {
   for (std::uint32_t i = 0; i < spans.size(); ++i) {
     const go::Span& span = spans.at(i);
     if (span.state == go::SpanState::kDead) continue;
-    base.push_back(span.base);
+    base.push_back(span.base());
     pages.push_back(span.pages);
     span_class.push_back(span.span_class);
     manual.push_back(span.state == go::SpanState::kManual);

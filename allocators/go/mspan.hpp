@@ -18,12 +18,12 @@ namespace go {
 
 enum class SpanState : std::uint8_t { kDead, kInUse, kManual };
 
-struct alignas(64) Span {
-  std::uint64_t base = 0;
-  std::uint64_t element_bytes = 0;
+struct alignas(32) Span {
+  std::uint32_t base_page =
+      0;  // Its address / 8 KiB: no heap is so large that it needs more bits (mheap.hpp).
+  std::uint32_t pages = 0;
   std::uint32_t index = 0;  // In the span table.
   std::uint32_t word = 0;   // The first of its words() words in SlotBits.
-  std::uint32_t pages = 0;
   // Against the heap's, h: h - 2 unswept, h swept, h + 1 cached before the sweep began, h + 3 swept and
   // cached.
   std::uint32_t sweepgen = 0;
@@ -34,18 +34,23 @@ struct alignas(64) Span {
   std::uint16_t alloc_count_before_cache = 0;
   std::uint16_t startup_count = 0;  // Slots that only the process itself holds.
   SpanClass span_class = 0;
-  SpanState state = SpanState::kDead;
-  bool startup = false;              // Stood in the start snapshot.
-  bool cached = false;               // In some P's mcache.
-  bool startup_page_marked = false;  // By its start-up objects alone.
-  // No padding, so that a new span is known to be zeroes, which the system gives.
-  std::array<std::uint8_t, 17> unused{};
+  SpanState state : 2 = SpanState::kDead;
+  bool startup : 1 = false;              // Stood in the start snapshot.
+  bool cached : 1 = false;               // In some P's mcache.
+  bool startup_page_marked : 1 = false;  // By its start-up objects alone.
+  std::uint8_t unused : 3 = 0;           // No padding, so that a new span is known to be zeroes.
 
   std::uint32_t words() const { return (nelems + std::uint32_t{63}) / 64; }
+  std::uint64_t base() const { return base_page * kPageBytes; }
   std::uint64_t bytes() const { return pages * kPageBytes; }
+  std::uint64_t element_bytes() const {
+    const std::uint64_t slot_bytes = kSlotBytes[span_class];
+    return slot_bytes == 0 ? bytes() : slot_bytes;
+  }
   bool full() const { return alloc_count == nelems; }
 };
-static_assert(sizeof(Span) == 64, "a sweep touches one line of its span");
+static_assert(std::has_unique_object_representations_v<Span>);
+static_assert(sizeof(Span) == 32, "a sweep touches half a line of each span");
 
 // A slot by the word and the bit that stand for it.
 struct SlotBit {
@@ -322,7 +327,7 @@ class Occupancy {
   }
 
   static std::int64_t unit(const Span& span) {
-    return size_class_of(span.span_class) == 0 ? static_cast<std::int64_t>(span.element_bytes) : 1;
+    return size_class_of(span.span_class) == 0 ? static_cast<std::int64_t>(span.element_bytes()) : 1;
   }
   static std::int64_t unit_bytes(SpanClass span_class) {
     return kUnitBytes[static_cast<std::size_t>(size_class_of(span_class))];
@@ -341,7 +346,7 @@ class Occupancy {
     change(span.span_class, &Units::allocated, units * span.alloc_count);
     change(span.span_class, &Units::startup, units * span.startup_count);
     const std::int64_t tail =
-        sign * static_cast<std::int64_t>(span.bytes() - span.nelems * span.element_bytes);
+        sign * static_cast<std::int64_t>(span.bytes() - span.nelems * span.element_bytes());
     (span.startup ? use.startup_tail_bytes : use.tail_bytes) += tail;
     (span.startup ? startup_tail_bytes_ : tail_bytes_) += tail;
     use.spans += sign;
@@ -398,7 +403,7 @@ class SpanTable {
   }
 
  private:
-  static constexpr std::size_t kChunk = std::size_t{1} << 17;  // 8 MiB, taken as it fills.
+  static constexpr std::size_t kChunk = std::size_t{1} << 18;  // 8 MiB, taken as it fills.
   static constexpr std::uint32_t kSpansAtOnce = 64;
   static constexpr std::size_t kMaxWords = 16;  // Of 1,024 slots of 8 bytes.
 

@@ -160,7 +160,7 @@ class Sweeper final : public Reclaims {
     pages_swept_ += span.pages;
     const std::uint32_t marked = heap_.spans().bits().mark_count(span);
     const std::uint32_t freed = span.alloc_count - marked;
-    pacer_.total_free += freed * span.element_bytes;
+    pacer_.total_free += freed * span.element_bytes();
     heap_.occupancy().note_swept(span, freed);
     span.alloc_count = static_cast<std::uint16_t>(marked);
     span.freeindex = 0;
@@ -191,7 +191,7 @@ class Sweeper final : public Reclaims {
   // it cannot free.
   bool page_marked(const Span& span) const {
     const std::uint32_t marked = heap_.spans().bits().mark_count(span);
-    if (!uses_inline_marks(heap_.greentea(), span.element_bytes)) return marked > 0;
+    if (!uses_inline_marks(heap_.greentea(), span.element_bytes())) return marked > 0;
     if (is_noscan(span.span_class)) return false;
     // Objects of the process itself may hang on one another, and be marked one at a time.
     const bool of_program = marked > span.startup_count;
