@@ -62,8 +62,8 @@ FAULTS = (
         "thread_cache.hpp",
         (
             (
-                "list.allow(list.max_length + 1);\n    } else {",
-                "list.allow(std::min(2 * list.max_length, batch));\n    } else {",
+                "list.allow(list.max_length() + 1);\n    } else {",
+                "list.allow(std::min(2 * list.max_length(), batch));\n    } else {",
             ),
         ),
     ),
