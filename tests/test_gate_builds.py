@@ -27,8 +27,8 @@ HEADER = Fault(
     "size_map.hpp",
     (
         (
-            "class_of_index_[index_of(size)]; }",
-            "class_of_index_[index_of(std::min(size + 1, kMaxSizeBytes))]; }",
+            "return class_of_index[index_of(size)];",
+            "return class_of_index[index_of(std::min(size + 1, kMaxSizeBytes))];",
         ),
     ),
 )

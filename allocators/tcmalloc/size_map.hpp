@@ -70,16 +70,21 @@ class SizeMap {
   const std::vector<SizeClass>& classes() const { return classes_; }
 
   // Of a size up to kMaxSizeBytes. malloc(0) belongs to class 1.
-  std::uint8_t class_of(std::uint64_t size) const { return class_of_index_[index_of(size)]; }
-  const std::vector<std::uint8_t>& class_of_index() const { return class_of_index_; }
-  // Steps of 8 bytes. The original's are of 128 above 1 KiB (common.h: SizeMap::ClassIndex), where its
-  // classes are multiples of that; one rule needs no branch.
-  static std::uint64_t index_of(std::uint64_t size) { return (size + 7) >> 3; }
+  std::uint8_t class_of(std::uint64_t size) const { return class_of(size, class_of_index_.data()); }
+  // The same for a loop that keeps the table's address at hand.
+  const std::uint8_t* class_of_index() const { return class_of_index_.data(); }
+  static std::uint8_t class_of(std::uint64_t size, const std::uint8_t* class_of_index) {
+    return class_of_index[index_of(size)];
+  }
 
  private:
   static constexpr std::uint32_t kAlignment = 8;  // common.h: kAlignment, of the smallest sizes.
   static constexpr std::uint32_t kTransferSlots = 16;
   static constexpr std::uint32_t kTransferBytesMax = 1024 * 1024;  // central_freelist.cc: Init.
+
+  // Steps of 8 bytes. The original's are of 128 above 1 KiB (common.h: SizeMap::ClassIndex), where its
+  // classes are multiples of that; one rule needs no branch.
+  static std::uint64_t index_of(std::uint64_t size) { return (size + 7) >> 3; }
 
   std::uint32_t alignment_of(std::uint32_t size) const {
     if (size < min_alignment_) return kAlignment;

@@ -97,7 +97,7 @@ class Tcmalloc {
   class Exchanger {
    public:
     explicit Exchanger(Tcmalloc& of)
-        : class_of_index_(of.tiers_->size_map.class_of_index().data()),
+        : class_of_index_(of.tiers_->size_map.class_of_index()),
           caches_(of.caches_.data()),
           threads_(of.exchanging_threads_),
           objects_(of.objects_.data()) {}
@@ -112,7 +112,7 @@ class Tcmalloc {
       if (request.size > kMaxSizeBytes) [[unlikely]]
         return harness::kNotExchanged;
       const std::uint64_t size_class = allocates.of(
-          std::uint64_t{class_of_index_[SizeMap::index_of(request.size)]}, std::uint64_t{block.size_class});
+          std::uint64_t{SizeMap::class_of(request.size, class_of_index_)}, std::uint64_t{block.size_class});
       if (!cache_->exchange(allocates, size_class, block)) [[unlikely]]
         return harness::kNotExchanged;
       ++objects_[2 * size_class + allocates.number()];
