@@ -19,8 +19,8 @@ namespace go {
 enum class SpanState : std::uint8_t { kDead, kInUse, kManual };
 
 struct alignas(32) Span {
-  std::uint32_t base_page =
-      0;  // Its address / 8 KiB: no heap is so large that it needs more bits (mheap.hpp).
+  // Its address / 8 KiB; no heap reaches so far that this takes more bits (mheap.hpp).
+  std::uint32_t base_page = 0;
   std::uint32_t pages = 0;
   std::uint32_t index = 0;  // In the span table.
   std::uint32_t word = 0;   // The first of its words() words in SlotBits.
@@ -423,7 +423,7 @@ class SpanTable {
     return size_++;
   }
 
-  // Apart, as is all that is done for many spans at once, so that it takes no room where it is called.
+  // Apart, as is what else is done for many spans at once, so that it takes no room where it is called.
   [[gnu::noinline]] void add_spans() {
     if (size_ == chunks_.size() * kChunk) chunks_.emplace_back().reserve(kChunk);
     bits_.marked.resize(size_ + kSpansAtOnce);
@@ -463,8 +463,9 @@ class SpanTable {
   }
 
   [[gnu::noinline]] void grow_words(std::uint32_t words) {
-    const std::size_t end = std::max(bits_.live.size() + words, 2 * bits_.live.size());
-    if (end > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
+    const std::size_t least = bits_.live.size() + words;
+    if (least > UINT32_MAX) throw harness::InvariantError("spans have more than 2^32 words of 64 slots");
+    const std::size_t end = std::clamp<std::size_t>(2 * bits_.live.size(), least, UINT32_MAX);
     bits_.live.resize(end);
     bits_.alloc.resize(end);
     bits_.mark.resize(end);

@@ -28,8 +28,9 @@ struct Block {
 static_assert(sizeof(Block) == 8);
 
 // A chain of objects on its way between tiers, tail first: its head, which goes out first, is the last
-// element. So chains move by copying between the ends of stacks. What lies above the head, up to the
-// capacity, may be read and written: an exchange does not look before it does which of the two it needs.
+// element. So chains move by copying between the ends of stacks. An exchange (thread_cache.hpp) reads the
+// head and writes above it whatever it is for: so there is a place above as many objects as there may be, and
+// one below the first, which stands in for the head of none.
 class Chain {
  public:
   std::uint32_t size() const { return size_; }
@@ -58,7 +59,7 @@ class Chain {
     if (capacity <= capacity_) return;
     capacity = std::max(capacity, 2 * capacity_);
     auto larger = std::make_unique<Block[]>(capacity + std::size_t{2});
-    if (blocks_ != nullptr) std::copy_n(blocks_.get(), size_ + std::size_t{1}, larger.get());
+    if (size_ > 0) std::copy_n(blocks_.get() + 1, size_, larger.get() + 1);
     blocks_ = std::move(larger);
     capacity_ = capacity;
   }
@@ -66,7 +67,7 @@ class Chain {
  private:
   friend class ThreadCache;  // Whose exchange works on the place of the head.
 
-  std::unique_ptr<Block[]> blocks_;
+  std::unique_ptr<Block[]> blocks_;  // The first object is at 1.
   std::uint32_t size_ = 0;
   std::uint32_t capacity_ = 0;
 };

@@ -169,8 +169,8 @@ class ThreadCache {
     Chain objects;
     std::uint32_t low_water = 0;  // Least length since the last scavenge.
     std::uint32_t overages = 0;
-    // By an exchange's choice, allocation or death: a length's complement, or a length, that allows it is
-    // less.
+    // What an exchange goes by, of an allocation and of a death. The first takes place where the length's
+    // complement is below its bound, which any but that of 0 is, the second where the length is.
     std::array<std::uint32_t, 2> bounds = {~std::uint32_t{0}, 0};
     std::array<std::int64_t, 2> bytes_change{};
     std::uint32_t length() const { return objects.size(); }
@@ -284,7 +284,7 @@ class ThreadCache {
   CacheLimits& limits_;
   std::array<FreeList, kMaxClasses> lists_;
   std::int64_t bytes_ = 0;
-  // By an exchange's choice: an allocation never brings too many.
+  // Of an allocation, which never brings too many, and of a death.
   std::array<std::int64_t, 2> most_bytes_ = {std::numeric_limits<std::int64_t>::max(), 0};
   ThreadCache* next_ = nullptr;
   ThreadCache* previous_ = nullptr;
