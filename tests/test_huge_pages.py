@@ -70,13 +70,11 @@ int compare(const char* name) {
           break;
         case 2:
           for (std::size_t i = 0; i < 1000; ++i) {
-            found.push_back(some<T>(random.min() + i));
+            found.emplace_back() = some<T>(random.min() + i);
             expected.push_back(some<T>(random.min() + i));
           }
           found.emplace_back();
           expected.emplace_back();
-          found.push_back(found[0]);
-          expected.push_back(expected[0]);
           break;
         case 3: {
           harness::HugePageVector<T> other(count / 4);

@@ -776,7 +776,7 @@ class Go {
     const bool manual = record.kind != Snapshot::kHeap;
     Span& span = heap_.spans().make(manual ? SpanState::kManual : SpanState::kInUse, record.span_class,
                                     manual ? 0 : record.nelems, !manual);
-    span.base_page = static_cast<std::uint32_t>(record.base / kPageBytes);
+    span.set_base(record.base);
     span.pages = static_cast<std::uint32_t>(record.pages);
     if (!manual) {
       span.sweepgen = sweeper_.sweepgen();

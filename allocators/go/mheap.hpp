@@ -103,7 +103,7 @@ class Mheap {
     if (base == kNoPage) return nullptr;
     ++counters_.spans_requested;
     Span& span = spans_.make(SpanState::kInUse, span_class, kObjectsPerSpan[greentea_][span_class], false);
-    span.base_page = static_cast<std::uint32_t>(address_of(base) / kPageBytes);
+    span.set_base(address_of(base));
     span.pages = static_cast<std::uint32_t>(pages);
     span.sweepgen = sweepgen;
     in_use_bytes_ += span.bytes();
@@ -118,7 +118,7 @@ class Mheap {
     const Page base = alloc_pages(pages, cache);
     if (base == kNoPage) return nullptr;
     Span& span = spans_.make(SpanState::kManual, 0, 0, false);
-    span.base_page = static_cast<std::uint32_t>(address_of(base) / kPageBytes);
+    span.set_base(address_of(base));
     span.pages = static_cast<std::uint32_t>(pages);
     manual_bytes_ += span.bytes();
     return &span;
@@ -190,6 +190,8 @@ class Mheap {
     (*span_starts_[chunk])[base % kChunkPages] = span.index + 1;
   }
 
+  // No std::optional: that would be returned through memory in pieces, and read as one would wait for every
+  // older store.
   static constexpr Page kNoPage = ~Page{0};
   // mheap.allocSpan: page cache for small runs, then first fit, then growth; then what the scavenger owes.
   Page alloc_pages(std::uint64_t pages, PageCache& cache) {

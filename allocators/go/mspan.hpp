@@ -42,6 +42,7 @@ struct alignas(32) Span {
 
   std::uint32_t words() const { return (nelems + std::uint32_t{63}) / 64; }
   std::uint64_t base() const { return base_page * kPageBytes; }
+  void set_base(std::uint64_t address) { base_page = static_cast<std::uint32_t>(address / kPageBytes); }
   std::uint64_t bytes() const { return pages * kPageBytes; }
   std::uint64_t element_bytes() const {
     const std::uint64_t slot_bytes = kSlotBytes[span_class];

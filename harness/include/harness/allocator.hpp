@@ -121,10 +121,6 @@ class Choice {
   std::uint64_t of(std::uint64_t first, std::uint64_t second) const {
     return second ^ ((first ^ second) & mask_);
   }
-  std::int64_t of(std::int64_t first, std::int64_t second) const {
-    return static_cast<std::int64_t>(
-        of(static_cast<std::uint64_t>(first), static_cast<std::uint64_t>(second)));
-  }
   std::uint64_t if_first(std::uint64_t value) const { return value & mask_; }
   std::uint64_t if_second(std::uint64_t value) const { return value & ~mask_; }
   std::uint64_t inverted_if_first(std::uint64_t value) const { return value ^ mask_; }

@@ -62,11 +62,6 @@ class HugePageVector {
     size_ = count;
     used_ = std::max(used_, count);
   }
-  // By value: it may be an element of this array, which moves.
-  void push_back(T element) {
-    resize(size_ + 1);
-    back() = element;
-  }
   T& emplace_back() {
     resize(size_ + 1);
     return back();
