@@ -20,11 +20,17 @@ def bare_glibc(tmp_path_factory):
     return bare.build(tmp_path_factory.mktemp("bare_glibc"))
 
 
+@pytest.fixture(scope="session")
+def rounds(pytestconfig):
+    """How often each thing is timed: its figure is the median. Once where nobody asks for figures."""
+    return 1 if pytestconfig.getoption("benchmark_disable") else 5
+
+
 @pytest.fixture
-def measure(benchmark, pytestconfig):
+def measure(benchmark, rounds, pytestconfig):
     """Measure a target on a trace, with what `setup` returns as its only argument, and keep the figure."""
 
-    def measured(target, trace, *, setup=None, rounds=5, **labels):
+    def measured(target, trace, *, setup=None, **labels):
         arguments = (lambda: ((setup(),), {})) if setup else None
         benchmark.pedantic(target, setup=arguments, rounds=rounds)
         if benchmark.disabled:  # Asked to run everything once and time nothing.

@@ -7,14 +7,12 @@ all. `pytest -s` shows the figures; test_speed.py measures more and holds nothin
 from __future__ import annotations
 
 import statistics
-import time
 
 import pytest
-from benchmarks.bare import Bare, write_events
-from benchmarks.canonical import NO_STOPS, Canonical
+from benchmarks import turns
+from benchmarks.bare import write_events
+from benchmarks.canonical import Canonical
 from tabulate import tabulate
-
-from harness.allocator import find
 
 pytestmark = pytest.mark.slow
 
@@ -24,38 +22,14 @@ LIVE = {"100 k": 100_000, "1 M": 1_000_000}
 ROUNDS = 5
 
 
-def seconds(run):
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
-def seconds_of_model(name, batches):
-    """What the model needs to begin is not counted."""
-    allocator = find(name)[0].create()
-
-    def feed():
-        for batch in batches:
-            allocator.feed(batch, NO_STOPS)
-
-    return seconds(feed)
-
-
-def seconds_of_library(bare):
-    bare.start()
-    return seconds(bare.run)
-
-
 def ns_an_event(trace, program, path):
     """Medians, by name."""
     batches = trace.batches()
-    rounds = []
-    with Bare(program, write_events(path, batches)) as bare:
-        for _ in range(ROUNDS):
-            times = {name: seconds_of_model(name, batches) for name in MODELS}
-            rounds.append(times | {REAL: seconds_of_library(bare)})
+    allocators = {model: turns.of_model(model, batches) for model in MODELS}
+    allocators[REAL] = turns.of_real(program, write_events(path, batches))
     return {
-        name: statistics.median(times[name] for times in rounds) * 1e9 / trace.events for name in rounds[0]
+        name: statistics.median(seconds) * 1e9 / trace.events
+        for name, seconds in turns.take(allocators, ROUNDS).items()
     }
 
 

@@ -11,6 +11,7 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmarks import turns
 from benchmarks.bare import Bare, write_events
 from benchmarks.canonical import FULL, NO_STOPS, Canonical
 from benchmarks.figures import GLIBC, REAL_TCMALLOC
@@ -33,6 +34,8 @@ WHOLE = Canonical(100_000)
 # Nothing but the mallocs themselves: their memory stays within the cache.
 RECORDED = Canonical(1_000)
 
+CLOCK = turns.Clock()
+
 # What the replay reads of a file.
 REPLAYED_COLUMNS = [name for name in COLUMNS if name != "site"]
 
@@ -52,41 +55,41 @@ def batches(trace):
 
 
 @pytest.fixture(scope="module")
-def event_file(batches, tmp_path_factory):
-    path = write_events(tmp_path_factory.mktemp("events") / "events", batches)
-    yield path
-    path.unlink()
+def seconds_by_allocator(trace, batches, bare_tcmalloc, bare_glibc, rounds, tmp_path_factory):
+    allocators = {model: turns.of_model(model, batches) for model in MODELS}
+    if trace.threads > 1:
+        return turns.take(allocators, rounds)
+    events = write_events(tmp_path_factory.mktemp("events") / "events", batches)
+    allocators |= {
+        REAL_TCMALLOC: turns.of_real(bare_tcmalloc, events),
+        GLIBC: turns.of_real(bare_glibc, events),
+    }
+    seconds = turns.take(allocators, rounds)
+    events.unlink()
+    return seconds
 
 
+@pytest.fixture
+def measure_turns(measure, trace, seconds_by_allocator):
+    def measured(allocator):
+        seconds = iter(seconds_by_allocator[allocator])
+        measure(lambda: CLOCK.let_pass(next(seconds)), trace, allocator=allocator, threads=trace.threads)
+
+    return measured
+
+
+@pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("trace", [*ONE_THREAD, EIGHT_THREADS], indirect=True, ids=name_of)
 @pytest.mark.parametrize("model", MODELS)
-def test_model(measure, model, trace, batches):
-    (spec,) = find(model)
-
-    def replay_batches(allocator):
-        for batch in batches:
-            allocator.feed(batch, NO_STOPS)
-
-    measure(
-        replay_batches,
-        trace,
-        setup=spec.create,
-        allocator=model,
-        threads=trace.threads,
-    )
+def test_model(measure_turns, model):
+    measure_turns(model)
 
 
+@pytest.mark.benchmark(timer=CLOCK)
 @pytest.mark.parametrize("trace", ONE_THREAD, indirect=True, ids=name_of)
-@pytest.mark.parametrize(("program", "name"), [("bare_tcmalloc", REAL_TCMALLOC), ("bare_glibc", GLIBC)])
-def test_real_malloc(measure, request, program, name, trace, event_file):
-    with Bare(request.getfixturevalue(program), event_file) as bare:
-        measure(
-            lambda _: bare.run(),
-            trace,
-            setup=bare.start,
-            allocator=name,
-            threads=trace.threads,
-        )
+@pytest.mark.parametrize("malloc", [REAL_TCMALLOC, GLIBC])
+def test_real_malloc(measure_turns, malloc):
+    measure_turns(malloc)
 
 
 @pytest.fixture(scope="module")
