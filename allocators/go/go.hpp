@@ -21,7 +21,8 @@
 //   9. sweeper.hpp: marks become free slots; an empty span goes to the page heap, others to their central
 //      list.
 //  10. mheap.hpp: free_span() clears the span's pages; the next growth may scavenge them.
-// Calls upwards (4 and 5 sweep) go through Sweeps and Reclaims, which sweeper.hpp implements.
+// Calls upwards (4 and 5 sweep) go through Sweeps and Reclaims, which sweeper.hpp implements. Steps 3 and 7
+// of many objects in a row are fast_path.hpp's.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +38,7 @@
 #include <vector>
 
 #include "collector.hpp"
+#include "fast_path.hpp"
 #include "harness/allocator.hpp"
 #include "marker.hpp"
 #include "mcache.hpp"
@@ -99,73 +101,9 @@ class Go {
 
   static constexpr std::uint32_t kExchangedAlignment = 8;
 
-  // Objects of a size class are taken from the P's spans, as long as these have slots in the word at hand.
-  // Plain: all by one thread, and no cycle marks.
-  template <bool kPlain>
-  class Births {
-   public:
-    Births(Go& go, const harness::Events& events)
-        : sizes_(events.size.data()),
-          noscans_(events.noscan.data()),
-          threads_(events.thread.data()),
-          ps_(go.p_by_thread_.data()),
-          p_(ps_[events.thread.front()]),
-          collector_(go.collector_),
-          centrals_(go.centrals_),
-          occupancy_(go.heap_.occupancy()),
-          live_(go.heap_.spans().bits().live.data()) {}
-
-    [[gnu::always_inline]] std::uint32_t row_of(std::size_t i) const {
-      const std::uint64_t words = std::min((sizes_[i] + 7) / 8, kMaxSmallBytes / 8 + 1);
-      return kUntinySpanClass[words][noscans_[i]];
-    }
-
-    [[gnu::always_inline]] bool take(std::uint32_t span_class, std::size_t i, Block& block) {
-      P* const p = kPlain ? p_ : ps_[threads_[i]];
-      CachedSpan& cached = p->mcache.at(span_class);
-      const std::uint64_t free = cached.alloc_cache;
-      if (free == 0) [[unlikely]] {
-        prefetch_for_slow_way(cached, span_class);
-        return false;
-      }
-      if (!kPlain && collector_.marking()) {
-        // The program pays for its allocation, or must first assist.
-        if (p->assist_bytes < static_cast<std::int64_t>(sizes_[i])) [[unlikely]]
-          return false;
-        p->assist_bytes -= static_cast<std::int64_t>(kSlotBytes[span_class]);
-      }
-      cached.alloc_cache = free & (free - 1);
-      taken_bytes_ += kSlotBytes[span_class];
-      block = with_bit(cached.block, static_cast<std::uint64_t>(std::countr_zero(free)));
-      return true;
-    }
-
-    void settle() { occupancy_.note_taken_bytes(std::exchange(taken_bytes_, 0)); }
-
-   private:
-    // What take_slowly() will ask for, while the loop is left for it.
-    [[gnu::always_inline]] void prefetch_for_slow_way(const CachedSpan& cached,
-                                                      std::uint32_t span_class) const {
-      __builtin_prefetch(cached.span, 1);
-      __builtin_prefetch(live_ + cached.block.word, 1);
-      centrals_.of(static_cast<SpanClass>(span_class)).prefetch();
-      occupancy_.prefetch(span_class);
-    }
-
-    const std::uint64_t* sizes_;
-    const std::uint8_t* noscans_;
-    const std::uint16_t* threads_;
-    P* const* ps_;
-    P* p_;  // The only one, where births are plain.
-    const Collector& collector_;
-    const Mcentrals& centrals_;
-    Occupancy& occupancy_;
-    const std::uint64_t* live_;  // Where it was when the loop began; to be fetched, not to be read.
-    std::uint64_t taken_bytes_ = 0;
-  };
   template <bool kPlain>
   Births<kPlain> births(const harness::Events& events) {
-    return Births<kPlain>(*this, events);
+    return Births<kPlain>(events, p_by_thread_.data(), collector_, centrals_, heap_);
   }
   bool births_are_plain() const { return one_thread_ && !collector_.marking(); }
 
@@ -209,28 +147,6 @@ class Go {
     return wanted;
   }
 
-  // A death turns a bit over, and is counted.
-  class Deaths {
-   public:
-    explicit Deaths(Mheap& heap) : live_(heap.spans().bits().live.data()), occupancy_(heap.occupancy()) {}
-
-    [[gnu::always_inline]] void prefetch(Block block) const { __builtin_prefetch(live_ + block.word, 1); }
-
-    [[gnu::always_inline]] bool die(Block block) {
-      if (block.kind > Kind::kSmall) [[unlikely]]
-        return false;
-      live_[block.word] ^= std::uint64_t{1} << block.bit;
-      died_bytes_ += occupancy_.count_died(block.span_class);
-      return true;
-    }
-
-    void settle() { occupancy_.note_died_bytes(std::exchange(died_bytes_, 0)); }
-
-   private:
-    std::uint64_t* live_;
-    Occupancy& occupancy_;
-    std::uint64_t died_bytes_ = 0;
-  };
   Deaths deaths() { return Deaths(heap_); }
   bool deaths_are_far() const {
     constexpr std::size_t kNearWords = (std::size_t{256} << 10) / sizeof(std::uint64_t);

@@ -20,9 +20,9 @@
 #include <vector>
 
 #include "harness/allocator.hpp"
+#include "harness/events.hpp"
 #include "harness/free_slots.hpp"
 #include "harness/id_table.hpp"
-#include "harness/replay.hpp"
 
 namespace formats {
 

@@ -22,7 +22,6 @@
 #include <vector>
 
 #include "address_book.hpp"
-#include "harness/replay.hpp"
 
 namespace formats {
 

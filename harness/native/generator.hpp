@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "harness/replay.hpp"
+#include "harness/events.hpp"
 #include "population.hpp"
 #include "random.hpp"
 

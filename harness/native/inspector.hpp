@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "harness/replay.hpp"
+#include "harness/events.hpp"
 
 namespace harness {
 

@@ -13,7 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "harness/replay.hpp"
+#include "harness/events.hpp"
 
 namespace harness {
 

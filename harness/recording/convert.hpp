@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "harness/allocator.hpp"
+#include "harness/events.hpp"
 #include "harness/free_slots.hpp"
 #include "harness/id_table.hpp"
-#include "harness/replay.hpp"
 #include "raw.h"
 #include "stack_sites.hpp"
 

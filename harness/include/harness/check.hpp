@@ -19,8 +19,9 @@
 #include <vector>
 
 #include "harness/cloned.hpp"
+#include "harness/events.hpp"
+#include "harness/huge_pages.hpp"
 #include "harness/id_table.hpp"
-#include "harness/replay.hpp"
 
 namespace harness {
 

@@ -10,6 +10,9 @@ namespace harness {
 // The numbers of the trace format, harness-trace/1.
 enum class Op : std::uint8_t { kAlloc = 1, kCalloc = 2, kRealloc = 3, kFree = 4, kGc = 5, kThreadEnd = 6 };
 
+// Wide enough for a sum over all events.
+__extension__ using Uint128 = unsigned __int128;
+
 // Events between the death of an object and the birth of the next one in its slot, at least: so the checker
 // numbers slots of events that are to be replayed.
 inline constexpr std::size_t kSlotRest = 2048;

@@ -19,48 +19,14 @@
 #include "harness/allocator.hpp"
 #include "harness/births_and_deaths.hpp"
 #include "harness/cloned.hpp"
+#include "harness/columns.hpp"
 #include "harness/events.hpp"
 #include "harness/huge_pages.hpp"
+#include "harness/partition.hpp"
+#include "harness/results.hpp"
 #include "harness/ticks.hpp"
 
 namespace harness {
-
-// One stop. The order of the fields is SAMPLE_COLUMNS in harness/allocator.py.
-struct Sample {
-  std::int64_t live, dead, front_end, transfer, central, tail, page_heap, released, runtime, mapped, metadata;
-  std::int64_t peak_mapped, peak_committed;  // Maxima over the events since the last stop.
-};
-
-__extension__ using Uint128 = unsigned __int128;
-
-// Exact totals over every event fed so far.
-struct Totals {
-  Uint128 committed_sum = 0;
-  std::uint64_t peak_mapped = 0;
-  std::uint64_t peak_committed = 0;
-  std::uint64_t requested_at_peak_committed = 0;
-  std::uint64_t peak_committed_event = 0;  // First event of the maximum, counted from 0.
-  std::uint64_t committed_at_peak_requested = 0;
-  std::uint64_t peak_requested = 0;  // The maximum that committed_at_peak_requested belongs to.
-  std::uint64_t failed_allocations = 0;
-  Footprint peak_footprint;  // At peak_committed_event.
-};
-
-// Address of each allocation and moving realloc; an object without memory is left to be null.
-struct Placements {
-  std::vector<std::uint64_t> event;
-  std::vector<std::uint64_t> address;
-  std::vector<std::uint8_t> has_address;
-};
-
-// Where the program's objects lie at one moment: spans, and the span of each object.
-struct Census {
-  std::vector<SpanUse> spans;
-  std::vector<std::uint32_t> object_slot;  // The trace's number of the object.
-  std::vector<std::uint32_t> object_span;  // An index into spans.
-  std::vector<ClassUse> classes;
-  std::vector<std::uint64_t> class_requested;
-};
 
 // The names of a backend's gauges; none where it has none.
 template <typename A>
@@ -315,30 +281,9 @@ class Replay {
   }
   static constexpr bool kLooksFarther = Exchanges<A> || DefersDeaths<A>;
 
-  static bool is_one_thread(std::span<const std::uint16_t> threads) {
-    std::uint16_t differences = 0;
-    for (const std::uint16_t thread : threads)
-      differences |= static_cast<std::uint16_t>(thread ^ threads.front());
-    return differences == 0;
-  }
-
   [[gnu::always_inline]] void list_ticks(const Events& events, std::size_t first) {
     ticks_.list(events.time_ns.subspan(first, outlook_.end - first), allocator_.ticker(),
                 first - outlook_.begin);
-  }
-
-  // Signed, as vectors are compared, and without a branch: while a heap grows, any may be the largest.
-  [[gnu::noinline, HARNESS_CLONED]] static std::uint64_t most_of(std::span<const std::uint64_t> column) {
-    std::int64_t most = 0;
-    for (const std::uint64_t value : column) most = std::max(most, static_cast<std::int64_t>(value));
-    return static_cast<std::uint64_t>(most);
-  }
-
-  // By the sign of a difference, for vectors: no column holds 2^63.
-  static bool any_above(std::uint64_t bound, std::span<const std::uint64_t> column) {
-    std::uint64_t differences = 0;
-    for (const std::uint64_t value : column) differences |= bound - value;
-    return differences >> 63 != 0;
   }
 
   // The first event from `first` on that goes to step() for what its columns say.
@@ -359,28 +304,19 @@ class Replay {
     const std::size_t count = outlook_.end;
     while (first < count) {
       const std::size_t length = std::min(kTogether, count - first);
-      if (is_uneven(events.op.subspan(first, length), events.alignment.subspan(first, length))) break;
+      if (!are_plain_at(events, first, length)) break;
       first += length;
     }
-    while (first < count && !is_uneven(events.op.subspan(first, 1), events.alignment.subspan(first, 1)))
-      ++first;
+    while (first < count && are_plain_at(events, first, 1)) ++first;
     if constexpr (DefersDeaths<A>)
       return begin + allocator_.newcomer(events.thread.subspan(begin, first - begin));
     return first;
   }
 
-  // A loop for each column, as vectors are compared.
-  [[gnu::always_inline]] static bool is_uneven(std::span<const std::uint8_t> ops,
-                                               std::span<const std::uint32_t> alignments) {
-    std::uint8_t others = 0;
-    for (const std::uint8_t op : ops) {
-      others |= static_cast<std::uint8_t>((op != static_cast<std::uint8_t>(Op::kAlloc)) &
-                                          (op != static_cast<std::uint8_t>(Op::kCalloc)) &
-                                          (op != static_cast<std::uint8_t>(Op::kFree)));
-    }
-    std::uint32_t most = 0;
-    for (const std::uint32_t alignment : alignments) most = std::max(most, alignment);
-    return others != 0 || most > A::kExchangedAlignment;
+  [[gnu::always_inline]] static bool are_plain_at(const Events& events, std::size_t first,
+                                                  std::size_t length) {
+    return are_plain(events.op.subspan(first, length), events.alignment.subspan(first, length),
+                     A::kExchangedAlignment);
   }
 
   // The first event from `first` on that the allocator must be told the time of; `last` where there is none.
@@ -430,9 +366,10 @@ class Replay {
     }
   }
 
-  // Of so many events, which are that far ahead.
+  // Of so many events, kPrefetchColumns ahead of `first`.
   template <std::size_t kEvents>
   [[gnu::always_inline]] static void prefetch_columns(const Events& events, std::size_t first) {
+    first += kPrefetchColumns;
     prefetch_column<kEvents>(events.op, first);
     prefetch_column<kEvents>(events.thread, first);
     prefetch_column<kEvents>(events.slot, first + (DefersDeaths<A> ? kListedBeyond : kPrefetchBlock));
@@ -441,16 +378,6 @@ class Replay {
     prefetch_column<kEvents>(events.noscan, first);
     prefetch_column<kEvents>(events.requested, first);
     if constexpr (HasTicker<A>) prefetch_column<kEvents>(events.time_ns, first);
-  }
-
-  // Beyond its end, too, and where there is none: nothing is read. So it is a number here, no pointer.
-  template <std::size_t kEvents, typename T>
-  [[gnu::always_inline]] static void prefetch_column(std::span<const T> column, std::size_t first) {
-    constexpr std::size_t kLineBytes = 64;
-    const auto begin =
-        reinterpret_cast<std::uintptr_t>(column.data()) + (first + kPrefetchColumns) * sizeof(T);
-    for (std::size_t at = 0; at < kEvents * sizeof(T); at += kLineBytes)
-      __builtin_prefetch(reinterpret_cast<const void*>(begin + at));
   }
 
   // Replays events up to `end`, not included; as far as it comes where a deadline changes or no event may be
@@ -827,7 +754,12 @@ class Replay {
 
   Sample take_sample() {
     const Footprint now = allocator_.footprint();
-    check(now);
+    bool is_known = true;
+    if constexpr (MayNotKnow<A>) is_known = allocator_.knows(now);  // Else it cannot be added up.
+    if (is_known) {
+      check_partition(now, allocator_.mapped_bytes(), allocator_.committed_bytes(),
+                      requested_now_ - failed_bytes_, events_);
+    }
     if constexpr (Gauges<A>) gauges_.push_back(allocator_.gauges());
     if constexpr (HasClasses<A>) {
       if (class_uses_.empty() || now.mapped - now.released > class_committed_) {
@@ -852,35 +784,6 @@ class Replay {
     recent_mapped_ = allocator_.mapped_bytes();
     recent_committed_ = allocator_.committed_bytes();
     return sample;
-  }
-
-  // The partition, held in release builds too: a model that loses a byte must say so, not print a table.
-  void check(const Footprint& now) const {
-    if constexpr (MayNotKnow<A>) {
-      if (!allocator_.knows(now)) return;  // What cannot be known cannot be added up.
-    }
-    const auto fail = [this](const std::string& what) {
-      throw InvariantError("after event " + std::to_string(events_) + ": " + what);
-    };
-    const auto text = [](auto bytes) { return std::to_string(static_cast<std::int64_t>(bytes)); };
-    if (now.parts_sum() != now.mapped) {
-      fail("the footprint's parts add up to " + text(now.parts_sum()) + ", not to mapped " +
-           text(now.mapped));
-    }
-    const std::int64_t committed = now.mapped - now.released;
-    if (now.mapped != static_cast<std::int64_t>(allocator_.mapped_bytes())) {
-      fail("mapped_bytes is " + text(allocator_.mapped_bytes()) + ", but " + text(now.mapped) +
-           " by the footprint");
-    }
-    if (committed != static_cast<std::int64_t>(allocator_.committed_bytes())) {
-      fail("committed_bytes is " + text(allocator_.committed_bytes()) + ", but " + text(committed) +
-           " by the footprint");
-    }
-    const auto requested = static_cast<std::int64_t>(requested_now_ - failed_bytes_);
-    if (requested > now.live) fail("requested bytes " + text(requested) + " exceed live " + text(now.live));
-    const std::int64_t least = std::min({now.live, now.dead, now.front_end, now.transfer, now.central,
-                                         now.tail, now.page_heap, now.released, now.runtime});
-    if (least < 0) fail("the smallest part is " + text(least) + ", expected no negative number");
   }
 
   A allocator_;
