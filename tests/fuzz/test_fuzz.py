@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,13 +70,19 @@ WRITERS = {"call_text.hpp", "android_text.hpp", "rep_text.hpp"}
 SHARED_HEADERS = {"call_sites.hpp", "lines.hpp", "go_wire.hpp", "go_size_classes.hpp"}
 
 
+def inputs_of(done):
+    """libFuzzer runs an input again, and counts it, where it seems to leave memory behind: there may be more
+    than were asked for."""
+    return int(re.search(r"([\d,]+) inputs", done.stdout)[1].replace(",", ""))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", TARGETS)
 def test_a_short_run_finds_nothing(reader, tmp_path):
     needs(importlib.util.find_spec("atheris"), "atheris")
     done = fuzzed(reader, EXECUTIONS, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{EXECUTIONS} inputs" in done.stdout
+    assert inputs_of(done) >= EXECUTIONS
 
 
 @pytest.mark.slow
@@ -84,7 +91,7 @@ def test_a_short_run_under_sanitizers_finds_nothing(reader, tmp_path):
     needs(shutil.which("clang++"), "clang++")
     done = fuzzed(reader, NATIVE_EXECUTIONS, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{NATIVE_EXECUTIONS:,} inputs" in done.stdout
+    assert inputs_of(done) >= NATIVE_EXECUTIONS
 
 
 @pytest.mark.slow
