@@ -29,7 +29,6 @@
 #include <array>
 #include <bit>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>

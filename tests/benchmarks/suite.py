@@ -2,8 +2,8 @@
 
     python tests/benchmarks/suite.py
 
-runs test_speed.py in full, in two to four minutes and with 6 GB of memory, and prints Markdown. Ends with 1
-where a benchmark fails. The machine should have nothing else to do.
+runs test_speed.py in full, in a minute and a half to four and with 6 GB of memory, and prints Markdown. Ends
+with 1 where a benchmark fails. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
